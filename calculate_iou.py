@@ -1,0 +1,213 @@
+"""Agreement and IoU matrices from the class maps that save_preds.py wrote, with confidence intervals.
+
+    python calculate_iou.py --load_net runs/regions
+
+Prints a named matrix for each score and writes results.json, agreement.csv and heat maps into a folder of its own:
+agreement is the share of points where two networks say the same (the paper's reproducibility score), mean_iou the mean
+over classes of intersection over union, kappa the agreement beyond chance. Intervals are bootstrapped over the planes;
+beside them stand intervals that are clustered by model, where a group has models enough.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from landscape import cli, runs
+from landscape.errors import ContentError, FileProblem, UsageError
+
+SCORES = {"agreement": "share of points with the same class", "mean_iou": "mean IoU over classes",
+          "kappa": "agreement beyond chance (Cohen's kappa)"}
+
+
+def make_parser():
+    parser = cli.Parser("calculate_iou.py", __doc__)
+    g = parser.group("networks", named=True)
+    g.add_argument("--load_net", default="runs/regions", metavar="DIR", help="the folder given to save_preds.py")
+    g.add_argument("--group_by", default="net,width", metavar="KEY,KEY,…",
+                   help="the settings that make a group; a foreign checkpoint's group is its folder")
+    cli.add_maps(parser, chosen=False)
+    g = parser.group("statistics", named=True)
+    g.add_argument("--resamples", type=cli.positive, default=2000, help="of the bootstrap")
+    g.add_argument("--level", type=cli.number(0.5, 0.9999), default=0.95, help="of the intervals")
+    cli.add_output(parser)
+    cli.add_figures(parser)
+    return parser
+
+
+def main(argv=None):
+    args = cli.resolve(make_parser().settings(argv))
+    sources = runs.find_models(args.load_net, args.group_by.split(","))
+    files, settings = choose(args, sources)
+    if args.dry_run:
+        print(f"{len(files)} networks on {settings['planes']} planes of {settings['resolution']}x"
+              f"{settings['resolution']} points: {', '.join(sorted({s.group for s, _ in files}))}")
+        return 0
+    args.force = True  # seconds of work, and the networks under DIR may be others than last time
+    run = runs.start("regions", args, f"agreement_{Path(args.load_net).resolve().name}")
+    results = compare(args, files, settings)
+    show(results)
+    draw(args, run, results)
+    run.finish(results)
+    run.close()
+    print(f"results: {run.path / 'results.json'}\ntable: {run.path / 'agreement.csv'}")
+    return 0
+
+
+def choose(args, sources):
+    """([(source, file)], settings): the class maps that all sources have in common and the flags select."""
+    asked = {k: getattr(args, k) for k in cli.MAPS if getattr(args, k) not in (None, False)}
+    held = []
+    for source in sources:
+        folder = runs.measure_folder(source, args.runs) / "arrays"
+        found = {f.name: f for f in sorted(folder.glob("class_maps-*.npz"))}
+        held.append({name: f for name, f in found.items() if fits(f, asked)})
+    common = set.intersection(*map(set, held))
+    if not common:
+        lacking = [s.name for s, found in zip(sources, held) if not found]
+        who = f"{runs.few(lacking, 3)} have none" if lacking else "each has others"
+        raise FileProblem(f"no finished class maps that all {len(sources)} networks under {args.load_net} share "
+                          f"({who}): python save_preds.py --load_net {args.load_net}")
+    if len(common) > 1:
+        kinds = [settings_of(held[0][name]) for name in sorted(common)]
+        varying = [k for k in cli.MAPS if len({str(s[k]) for s in kinds}) > 1] or ["which"]
+        choices = ", ".join(f"--{k} {'/'.join(sorted({str(s[k]) for s in kinds}))}" for k in varying)
+        raise UsageError(f"there are {len(common)} sets of class maps: choose by {choices}")
+    name = common.pop()
+    return [(s, found[name]) for s, found in zip(sources, held)], settings_of(held[0][name])
+
+
+def settings_of(file):
+    return json.loads(str(runs.read_arrays(file)["settings"]))
+
+
+def fits(file, asked):
+    held = runs.read_arrays(file)
+    settings = json.loads(str(held["settings"]))
+    return int(held["complete"]) == settings["planes"] and all(settings[k] == v for k, v in asked.items())
+
+
+def compare(args, files, settings):
+    """Everything that the comparison finds, as plain values: matrices of models and of groups for each score."""
+    import numpy as np
+
+    from landscape import metrics, results
+
+    held = [runs.read_arrays(f) for _, f in files]
+    first = held[0]
+    for (source, file), other in zip(files, held):
+        if not np.array_equal(other["triplets"], first["triplets"]):
+            raise ContentError(f"{file} lies on other planes than the rest: run save_preds.py --force")
+        if list(other["classes"]) != list(first["classes"]) or other["labels"].shape != first["labels"].shape:
+            raise ContentError(f"{file} has other classes or another resolution than the rest ({source.name})")
+    maps = np.stack([h["labels"] for h in held])
+    groups = [s.group for s, _ in files]
+    names = list(dict.fromkeys(groups))
+    members = {g: [i for i, h in enumerate(groups) if h == g] for g in names}
+    per_plane = metrics.scores_per_plane(maps, len(first["classes"]))
+    out = {"settings": settings, "resamples": args.resamples, "level": args.level, "groups": names,
+           "models": [{"name": s.name, "group": s.group, "path": str(s.path)} for s, _ in files], "scores": {}}
+    chosen = {"n": args.resamples, "level": args.level}
+    for score, values in per_plane.items():
+        mean, low, high = results.bootstrap_planes(values, **chosen)
+        rows = []
+        for a, one in enumerate(names):
+            for two in names[a:]:
+                rows.append(between(values, members[one], members[two], one, two, chosen))
+        out["scores"][score] = {"models": {"value": mean.tolist(), "low": listed(low), "high": listed(high)},
+                                "groups": rows}
+    return out
+
+
+def between(values, ours, theirs, one, two, chosen):
+    """One cell of the group matrix: mean over pairs of different models, its interval over planes (low, high) and
+    the interval clustered by model (low_models, high_models). None where there is nothing to measure."""
+    import numpy as np
+
+    from landscape import results
+
+    row = {"group_a": one, "group_b": two, "models_a": len(ours), "models_b": len(theirs),
+           "planes": values.shape[-1], "pairs": 0, "value": None, "low": None, "high": None, "low_models": None,
+           "high_models": None}
+    block = values[np.ix_(ours, theirs)]
+    pairs = [(i, j) for i in range(len(ours)) for j in range(len(theirs)) if one != two or i < j]
+    if not pairs:
+        return row
+    mean, low, high = results.bootstrap_planes(np.mean([block[i, j] for i, j in pairs], axis=0), **chosen)
+    by_model = results.bootstrap_pairs if one == two else results.bootstrap_between
+    _, low_models, high_models = by_model(block.mean(-1), **chosen)
+    return row | {"pairs": len(pairs), "value": float(mean), "low": listed(low), "high": listed(high),
+                  "low_models": low_models, "high_models": high_models}
+
+
+def listed(values):
+    return None if values is None else values.tolist()
+
+
+def matrices(results, score):
+    """(value, low, high) of the groups as square lists of lists."""
+    names = results["groups"]
+    square = {k: [[None] * len(names) for _ in names] for k in ("value", "low", "high")}
+    for row in results["scores"][score]["groups"]:
+        a, b = names.index(row["group_a"]), names.index(row["group_b"])
+        for key, rows in square.items():
+            rows[a][b] = rows[b][a] = row[key]
+    return square["value"], square["low"], square["high"]
+
+
+def show(results):
+    """The group matrices as text."""
+    names, settings = results["groups"], results["settings"]
+    width = max(16, *(len(n) + 2 for n in names))
+    print(f"{len(results['models'])} networks, {settings['planes']} planes of {settings['resolution']}x"
+          f"{settings['resolution']} points, {settings['dataset']} {settings['split']}, "
+          f"{results['level']:.0%} intervals over planes")
+    for score, meaning in SCORES.items():
+        value, low, high = matrices(results, score)
+        print(f"\n{score}: {meaning}\n{'':<{width}}" + "".join(f"{n:>{width + 6}}" for n in names))
+        for i, name in enumerate(names):
+            cells = [cell(value[i][j], low[i][j], high[i][j]) for j in range(len(names))]
+            print(f"{name:<{width}}" + "".join(f"{c:>{width + 6}}" for c in cells))
+
+
+def cell(value, low, high):
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if low is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def draw(args, run, results):
+    """agreement.csv and the heat maps: groups with intervals, and all models."""
+    from landscape import plots
+    from landscape.results import write_csv
+
+    rows = [{"score": score, **row} for score, part in results["scores"].items() for row in part["groups"]]
+    write_csv(run.path / "agreement.csv", rows)
+    run.sink.table("agreement", [{k: "" if v is None else v for k, v in row.items()} for row in rows])
+    sizes = {g: sum(m["group"] == g for m in results["models"]) for g in results["groups"]}
+    names = [f"{g} ({sizes[g]})" for g in results["groups"]]
+    for score, meaning in SCORES.items():
+        value, low, high = matrices(results, score)
+        side = max(4.2, 1.1 * len(names) + 2)
+        fig, ax = plots.figure(width=side + 1, height=side)
+        plots.similarity_matrix(ax, value, names, low=low, high=high, label=meaning)
+        for path in plots.save(fig, run.path / "figures" / score, args.formats.split(",")):
+            run.sink.image(score, path)
+            print(f"figure: {path}") if score == "agreement" else None
+    value = results["scores"]["agreement"]["models"]["value"]
+    side = max(4.5, 0.45 * len(value) + 2.5)
+    fig, ax = plots.figure(width=side + 1, height=side)
+    plots.similarity_matrix(ax, value, numbered(results["models"]), label=SCORES["agreement"])
+    plots.save(fig, run.path / "figures" / "agreement_models", args.formats.split(","))
+
+
+def numbered(models):
+    """Short names of the models: their group and a number in it."""
+    seen = {}
+    for m in models:
+        seen.setdefault(m["group"], []).append(m["path"])
+    return [f"{m['group']} {seen[m['group']].index(m['path']) + 1}" for m in models]
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    cli.run(main)

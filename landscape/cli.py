@@ -1,0 +1,519 @@
+"""What every script's command line shares: a strict parser, argument groups, --smoke, exit codes.
+
+Defaults live in the add_argument lines here and in the scripts, and nowhere else. Precedence: defaults, then each
+--config file in order, then flags. Nothing here imports torch.
+"""
+
+import argparse
+import difflib
+import errno
+import os
+import signal
+import sys
+import textwrap
+from pathlib import Path
+
+from landscape.errors import FileProblem, Refusal, UsageError
+from models import ModelError
+
+# The most that --smoke leaves of each of these: the whole path, in seconds, on a CPU.
+SMOKE_CAPS = {"epochs": 1, "train_size": 96, "val_size": 32, "bs": 48, "planes": 3, "resolution": 8, "warmup": 0}
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the example at the head as it stands and shows each default that says something."""
+
+    def _get_help_string(self, action):
+        silent = action.default in (None, "", False, argparse.SUPPRESS) or "default" in (action.help or "")
+        return action.help if silent else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with --config, --print_config, suggestions for misspelt flags, and a record of what names a run.
+
+    script: how the user calls it ("main.py", "python -m regions.plot"); a config's `script:` must equal it.
+    naming: the settings (dests) whose values make the name of the run folder.
+    """
+
+    def __init__(self, script, doc):
+        words = script if script.startswith("python") else f"python {script}"
+        super().__init__(prog=words, description=textwrap.dedent(doc).strip(), formatter_class=Help,
+                         allow_abbrev=False)
+        self.script, self.naming = script, []
+        self.add_argument("--config", action="append", default=None, metavar="FILE.yaml",
+                          help="defaults from a YAML file; flags win; may be repeated")
+        self.add_argument("--print_config", action="store_true",
+                          help="print every setting with its origin, and stop")
+
+    def group(self, title, named=False):
+        """An argument group; with named=True its settings are part of the run's name."""
+        group = self.add_argument_group(title)
+        if named:
+            plain = group.add_argument
+
+            def add(*flags, **options):
+                action = plain(*flags, **options)
+                self.naming.append(action.dest)
+                return action
+
+            group.add_argument = add
+        return group
+
+    def format_help(self):
+        """The description, which opens with an example, first; then the flags."""
+        formatter = self._get_formatter()
+        for group in self._action_groups:
+            formatter.start_section(group.title)
+            formatter.add_text(group.description)
+            formatter.add_arguments(group._group_actions)
+            formatter.end_section()
+        return f"{self.description}\n\n{formatter.format_help()}"
+
+    def error(self, message):
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def settings(self, argv=None):
+        """Parse argv (default sys.argv[1:]) into a namespace; raises UsageError or FileProblem.
+
+        Two entries are for resolve: defaults (before any config) and naming.
+        """
+        argv = list(sys.argv[1:] if argv is None else argv)
+        if argv and argv[0].endswith((".yaml", ".yml")):
+            argv = ["--config", *argv]
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--config", action="append", default=[])
+        origin, defaults = {}, {a.dest: a.default for a in self._actions}
+        for path in first.parse_known_args(argv)[0].config:
+            values = self.read_config(path)
+            self.set_defaults(**values)
+            origin.update(dict.fromkeys(values, path))
+        args, unknown = self.parse_known_args(argv)
+        if unknown:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            flags = [u for u in unknown if u.startswith("-")] or unknown
+            self.error(f"unknown argument {flags[0]}{suggestion(flags[0].split('=')[0], known)}")
+        if args.print_config:
+            print(self.shown(args, origin, argv), end="")
+            raise SystemExit(0)
+        args.defaults, args.naming = defaults, list(self.naming)
+        return args
+
+    def read_config(self, path):
+        """The settings of a YAML file as {dest: value}, each checked as if it had been given as a flag."""
+        import yaml
+
+        try:
+            text = Path(path).read_text()
+        except OSError as e:
+            raise FileProblem(f"config {path}: {e.strerror.lower()}") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"config {path}: not a text file") from None
+        try:
+            values = yaml.safe_load(text) or {}
+        except yaml.YAMLError as e:
+            raise UsageError(f"config {path}: not YAML: {' '.join(str(e).split())}") from None
+        if not isinstance(values, dict):
+            raise UsageError(f"config {path}: a mapping of settings is expected, such as 'epochs: 10'")
+        script = values.pop("script", self.script)
+        if script != self.script:
+            command = script if str(script).startswith("python") else f"python {script}"
+            raise UsageError(f"config {path} is for another script: {command} --config {path}")
+        actions = {f.lstrip("-").replace("-", "_"): a for a in self._actions for f in a.option_strings}
+        return dict(self.checked(path, text, key, value, actions) for key, value in values.items())
+
+    def checked(self, path, text, key, value, actions):
+        where = next((n for n, row in enumerate(text.splitlines(), 1) if row.startswith(f"{key}:")), "?")
+        where = f"config {path}, line {where}"
+        action = actions.get(key)
+        if action is None or action.dest in ("config", "print_config", "help"):
+            raise UsageError(f"{where}: unknown key {key!r}{suggestion(str(key), actions)}")
+        if isinstance(action, argparse._StoreTrueAction | argparse.BooleanOptionalAction):
+            if not isinstance(value, bool):
+                raise UsageError(f"{where}: {key} is true or false, not {value!r}")
+            return action.dest, value
+        if isinstance(value, bool | dict) or value is None:
+            raise UsageError(f"{where}: {key} takes a value, not {value!r}")
+        if isinstance(value, list) and not action.nargs:
+            value = ",".join(map(str, value))
+        try:
+            if isinstance(value, list):
+                value = [self._get_value(action, str(v)) for v in value]
+            else:
+                value = self._get_value(action, str(value))
+            for v in value if isinstance(value, list) else [value]:
+                self._check_value(action, v)
+        except argparse.ArgumentError as e:
+            raise UsageError(f"{where}: {e}") from None
+        return action.dest, value
+
+    def shown(self, args, origin, argv):
+        """The resolved settings as YAML, each with where it came from."""
+        import yaml
+
+        given = {a.split("=")[0] for a in argv if a.startswith("-")}
+        lines = [f"script: {self.script}\n"]
+        for action in self._actions:
+            if action.dest in ("help", "config", "print_config"):
+                continue
+            source = "flag" if given & set(action.option_strings) else origin.get(action.dest, "default")
+            line = yaml.safe_dump({action.dest: getattr(args, action.dest)}, default_flow_style=None).rstrip("\n")
+            lines.append(f"{line:<40}  # {source}\n")
+        return "".join(lines)
+
+
+def suggestion(word, known):
+    """'; did you mean X?' for the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return value
+
+
+def natural(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def number(low=None, high=None, above=None):
+    """A type for add_argument: a finite float in [low, high], and > above."""
+    def check(text):
+        value = float(text)
+        ok = value == value and abs(value) != float("inf")
+        ok = ok and (low is None or value >= low) and (high is None or value <= high)
+        if not ok or (above is not None and value <= above):
+            bounds = [f"at least {low}" * (low is not None), f"at most {high}" * (high is not None),
+                      f"above {above}" * (above is not None)]
+            raise argparse.ArgumentTypeError(f"{text} is not a number {' and '.join(b for b in bounds if b)}")
+        return value
+    check.__name__ = "number"
+    return check
+
+
+def add_network(parser):
+    g = parser.group("network", named=True)
+    g.add_argument("--net", default="ResNet", metavar="NAME",
+                   help="a model's name (python -m models list), timm:NAME, or package.module:factory")
+    g.add_argument("--width", "--widen_factor", type=natural, default=0,
+                   help="the family's width argument; 0: the family's own")
+    g.add_argument("--init_from", default="", metavar="CHECKPOINT", help="start from these weights")
+
+
+def add_data(parser):
+    g = parser.group("data", named=True)
+    g.add_argument("--dataset", "--baseset", default="CIFAR10", metavar="NAME",
+                   help="a data set's name (python -m landscape.data list), or folder:PATH")
+    g.add_argument("--image_size", type=natural, default=0,
+                   help="pixels a side; 0: the data set's own, or the least that the network takes")
+    g.add_argument("--channels", type=natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
+    g.add_argument("--train_size", type=natural, default=0, help="training images used; 0: all")
+    g.add_argument("--val_size", type=int, default=-1,
+                   help="training images held out for choosing; -1: 5000 of a set of 20,000 or more, else none")
+    g.add_argument("--augment", default="auto", metavar="LIST",
+                   help="crop,flip,… (python -m landscape.data list), none, or auto: the data set's usual ones")
+    g.add_argument("--normalize", default="dataset", metavar="KIND",
+                   help="dataset, legacy (std 0.2023 …), imagenet, none, or m1,m2,m3/s1,s2,s3")
+    g.add_argument("--noise_rate", type=number(0), default=0.0,
+                   help="share of training labels changed, class by class, true class excluded")
+    g.add_argument("--noise_file", default="", metavar="FILE[:KEY]", help="given labels from a file instead")
+    p = parser.group("data on this machine")
+    p.add_argument("--data_root", default=None, metavar="DIR",
+                   help="where the data sets lie (default: $DATA_ROOT, else ~/data)")
+    p.add_argument("--workers", type=natural, default=2, help="decoding processes, for sets larger than memory")
+
+
+def add_training(parser):
+    g = parser.group("training", named=True)
+    g.add_argument("--epochs", type=natural, default=100)
+    g.add_argument("--bs", type=positive, default=128, help="images a step")
+    g.add_argument("--lr", type=number(0), default=0.1, help="learning rate at its highest")
+    g.add_argument("--opt", default="SGD", choices=("SGD", "Adam", "AdamW"))
+    g.add_argument("--momentum", type=number(0), default=0.9, help="of SGD")
+    g.add_argument("--nesterov", action="store_true")
+    g.add_argument("--weight_decay", type=number(0), default=None,
+                   help="default: 5e-4 for SGD, 0 for Adam, 0.01 for AdamW")
+    g.add_argument("--scheduler", default="multistep",
+                   choices=("multistep", "linear", "cosine", "constant", "linear_decay"),
+                   help="multistep divides by 10 at --milestones; linear is the same at dbViz's (E//2.667, "
+                        "E//1.6, E//1.142); all are applied per step")
+    g.add_argument("--milestones", default="auto", metavar="E,E,…",
+                   help="epochs, of multistep; auto: 3/8, 5/8 and 7/8 of the run")
+    g.add_argument("--warmup", type=number(0), default=0.0, metavar="EPOCHS", help="linear from 0")
+    g.add_argument("--label_smoothing", type=number(0, 1), default=0.0)
+    g.add_argument("--clip_norm", type=number(0), default=0.0, help="largest norm of the gradient; 0: no clipping")
+    g.add_argument("--accumulate", type=positive, default=1, metavar="K",
+                   help="split each step's images into K parts to save memory")
+    g.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"),
+                   help="auto: bf16 autocast where the device computes in it, else fp32; fp16 needs CUDA")
+    g.add_argument("--compile", action="store_true", help="torch.compile the network")
+    g.add_argument("--train_mode", default="naive", choices=("naive",))
+    g.add_argument("--snapshots", default="", metavar="E,E,…",
+                   help="keep the weights after these epochs (0: before the first), all, or every=K")
+    g.add_argument("--eval_every", type=natural, default=1, metavar="EPOCHS",
+                   help="epochs between points of the validation and test curves; 0: only at the end")
+
+
+def add_seeds(parser):
+    g = parser.group("seeds", named=True)
+    g.add_argument("--init_seed", type=int, default=None, help="initial weights (default: --seed)")
+    g.add_argument("--order_seed", type=int, default=None, help="order of the batches, dropout (default: --seed)")
+    g.add_argument("--augment_seed", type=int, default=None, help="augmentation (default: --order_seed)")
+    g.add_argument("--data_seed", "--set_data_seed", type=int, default=1, help="validation split and subset")
+    g.add_argument("--noise_seed", type=int, default=None, help="label noise (default: --data_seed)")
+    parser.add_argument("--seed", "--set_seed", type=int, default=1,
+                        help="sets --init_seed and --order_seed: data and planes stay equal, so that models compare")
+
+
+def add_machine(parser):
+    g = parser.group("machine")
+    g.add_argument("--device", default="auto", help="auto, cpu, cuda[:i] or mps")
+    g.add_argument("--threads", type=natural, default=0,
+                   help="CPU threads; 0: OMP_NUM_THREADS, else 1 on up to four cores and half of the cores on more")
+    g.add_argument("--eval_bs", type=natural, default=0, help="images a batch in measuring; 0: by device")
+    g.add_argument("--deterministic", action="store_true", help="refuse kernels that are not reproducible (CUDA)")
+    g.add_argument("--save_every", type=number(0), default=30.0, metavar="SECONDS",
+                   help="seconds between states saved for resuming")
+
+
+def add_output(parser):
+    g = parser.group("output")
+    g.add_argument("--runs", default="runs", metavar="DIR", help="the folder of all runs")
+    g.add_argument("--force", action="store_true", help="do a finished run again")
+    g.add_argument("--smoke", "--dryrun", action="store_true",
+                   help="the whole path, tiny, on a CPU, on the bundled digits; own folders under DIR/smoke")
+    g.add_argument("--dry_run", action="store_true", help="print the plan and write nothing")
+    w = parser.group("wandb")
+    w.add_argument("--active_log", "--wandb", action="store_true", help="log to wandb as well")
+    w.add_argument("--wandb_mode", default="online", choices=("online", "offline"))
+    w.add_argument("--wandb_project", default="landscape-lab")
+    w.add_argument("--wandb_entity", default=None)
+    w.add_argument("--wandb_group", default=None)
+    w.add_argument("--wandb_tags", default="", metavar="TAG,TAG,…")
+    w.add_argument("--wandb_artifact", action="store_true", help="upload the final weights too")
+
+
+def add_maps(parser, chosen=True):
+    """What determines class maps; with chosen=False every flag is None unless given, to select among those on disk."""
+    def given(value):
+        return value if chosen else None
+
+    g = parser.group("planes", named=True)
+    g.add_argument("--planes", "--epochs", type=positive, default=given(500),
+                   help="planes, each through three images of different classes (dbViz's script calls it --epochs)")
+    g.add_argument("--resolution", type=lambda v: int(float(v)), default=given(50), help="points a side of each grid")
+    g.add_argument("--range_l", type=float, default=given(0.1), help="margin left and below, share of the anchors' box")
+    g.add_argument("--range_r", type=float, default=given(0.1), help="margin right and above")
+    g.add_argument("--plane_seed", "--set_data_seed", type=int, default=given(1), help="choice of the anchors")
+    g.add_argument("--split", default=given("test"), choices=("test", "train"), help="where the anchors come from")
+    g.add_argument("--as_published", action="store_true",
+                   help="dbViz's own draw of anchors and its 0.2023 std, to compare with its class maps")
+
+
+MAPS = ("planes", "resolution", "range_l", "range_r", "plane_seed", "split", "as_published")
+
+
+def map_settings(args, sources):
+    """The settings that class maps of these sources have, data set included; UsageError for a grid of one point or
+    sources of several data sets."""
+    if args.resolution < 2:
+        raise UsageError(f"--resolution {args.resolution}: at least 2 points a side are needed")
+    sets = {s.config.get("dataset", getattr(args, "dataset", None)) for s in sources}
+    if len(sets) > 1:
+        raise UsageError(f"the networks were trained on different data sets ({', '.join(sorted(map(str, sets)))}): "
+                         "compare those of one, in a folder of their own")
+    return {**{k: getattr(args, k) for k in MAPS}, "dataset": sets.pop(), "which": args.which}
+
+
+def maps_name(settings):
+    """The file name of class maps with these settings."""
+    from landscape.runs import hash8
+
+    return f"class_maps-{hash8(settings)}.npz"
+
+
+def add_figures(parser):
+    g = parser.group("figures")
+    g.add_argument("--formats", default="png", metavar="EXT,EXT,…", help="png, pdf, svg")
+
+
+def training_parser(script, doc):
+    """A parser with every group that a training needs; the script adds its own."""
+    parser = Parser(script, doc)
+    for add in (add_network, add_data, add_training, add_seeds, add_machine, add_output):
+        add(parser)
+    return parser
+
+
+def resolve(args):
+    """Fill in what follows from other settings: seeds, weight decay, precision; apply --smoke. Returns args.
+
+    args.differs becomes the settings of the parser's named groups that differ from their defaults: they name the run.
+    Raises UsageError for values that do not go together.
+    """
+    defaults = argparse.Namespace(**args.defaults)
+    args.differs = {}
+    if getattr(args, "smoke", False):
+        shrink(args)
+    complete(args)
+    complete(defaults)
+    if hasattr(args, "precision"):
+        args.precision = resolved_precision(args.precision, args.device)
+    args.differs = {k: getattr(args, k) for k in args.naming if getattr(args, k) != getattr(defaults, k)}
+    del args.defaults, args.naming
+    return args
+
+
+def complete(args):
+    """Seeds and weight decay that follow from other settings, and checks of settings against each other."""
+    if hasattr(args, "init_seed"):
+        args.init_seed = args.seed if args.init_seed is None else args.init_seed
+        args.order_seed = args.seed if args.order_seed is None else args.order_seed
+        args.augment_seed = args.order_seed if args.augment_seed is None else args.augment_seed
+        args.noise_seed = args.data_seed if args.noise_seed is None else args.noise_seed
+    if hasattr(args, "opt"):
+        if args.weight_decay is None:
+            args.weight_decay = {"SGD": 5e-4, "Adam": 0.0, "AdamW": 0.01}[args.opt]
+        if args.accumulate > args.bs:
+            raise UsageError(f"--accumulate {args.accumulate} is more than --bs {args.bs}: there is no part smaller "
+                             "than one image")
+        if args.warmup > args.epochs:
+            raise UsageError(f"--warmup {args.warmup:g} epochs is longer than --epochs {args.epochs}")
+        if args.noise_rate >= 1:
+            raise UsageError(f"--noise_rate {args.noise_rate:g}: a share in [0, 1) is expected")
+        if args.noise_rate and args.noise_file:
+            raise UsageError("--noise_rate and --noise_file: give one of the two")
+    if getattr(args, "formats", None):
+        wrong = set(args.formats.split(",")) - {"png", "pdf", "svg"}
+        if wrong:
+            raise UsageError(f"--formats {args.formats}: {', '.join(sorted(wrong))} is none of png, pdf, svg")
+
+
+def shrink(args):
+    """What --smoke makes of the settings: caps on sizes, the bundled digits, the CPU, folders of its own."""
+    for name, cap in SMOKE_CAPS.items():
+        value = getattr(args, name, None)
+        if value is not None and (value > cap or (name == "train_size" and value == 0)):
+            setattr(args, name, cap)
+    if hasattr(args, "dataset") and not args.dataset.startswith("fake"):
+        args.dataset = "digits"
+        for name, value in {"noise_file": "", "channels": 0, "image_size": 0, "normalize": "dataset"}.items():
+            if hasattr(args, name):
+                setattr(args, name, value)
+        if getattr(args, "augment", "auto") != "none" and hasattr(args, "augment"):
+            args.augment = "crop"
+    args.device = "cpu"
+    if hasattr(args, "runs"):
+        own = Path(args.runs) / "smoke"
+        load = Path(getattr(args, "load_net", "") or "")
+        if load.is_relative_to(args.runs) and not load.is_relative_to(own):  # what an earlier --smoke made
+            args.load_net = str(own / load.relative_to(args.runs))
+        args.runs = str(own)
+    if getattr(args, "snapshots", "") not in ("", "all"):
+        args.snapshots = "0,1"
+
+
+def library(**changes):
+    """The settings of a training for use from Python: main.py's names and defaults, checked in the same way.
+
+    library(dataset="digits", net="resnet20", epochs=5) is what main.py --dataset digits --net resnet20 --epochs 5 has.
+    """
+    parser = training_parser("main.py", "")
+    flags = {a.dest: a for a in parser._actions}
+    argv = []
+    for key, value in changes.items():
+        if isinstance(flags.get(key), argparse._StoreTrueAction):
+            argv += [f"--{key}"] if value else []
+        else:
+            argv += [f"--{key}={value}"]
+    return resolve(parser.settings(argv))
+
+
+def resolved_precision(precision, device):
+    """fp32, bf16 or fp16. 'auto' asks the CPU's flags first, and loads torch only where a GPU may be."""
+    gpu = str(device).startswith("cuda") or (device == "auto" and Path("/dev/nvidiactl").exists())
+    if gpu and device == "auto":
+        import torch
+
+        gpu = torch.cuda.is_available()
+    if precision == "fp16" and not gpu:
+        raise UsageError("--precision fp16 is for CUDA only (a CPU computes it very slowly): use bf16 or fp32")
+    if precision != "auto":
+        return precision
+    if gpu:
+        return "bf16"
+    try:
+        flags = Path("/proc/cpuinfo").read_text() if device in ("auto", "cpu") else ""
+    except OSError:
+        flags = ""
+    return "bf16" if "avx512_bf16" in flags else "fp32"
+
+
+def default_threads():
+    """Threads for a run that may share its machine. With one thread per core, torch's default, a single busy
+    neighbour makes every parallel region wait: 0.2 of the speed of one thread was measured on two cores."""
+    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        return max(1, int(os.environ["OMP_NUM_THREADS"]))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if cores <= 4 else cores // 2
+
+
+def set_up_device(args):
+    """Apply --threads and --deterministic and return the torch.device that --device names."""
+    import torch
+
+    from landscape import seeding
+
+    torch.set_num_threads(args.threads or default_threads())
+    seeding.deterministic(args.deterministic)
+    name = args.device
+    if name == "auto":
+        mps = getattr(torch.backends, "mps", None)
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps and mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: one of auto, cpu, cuda, cuda:0 …, mps is expected") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UsageError(f"--device {name}: this machine shows {count} CUDA devices; use --device cpu")
+    elif device.type not in ("cpu", "mps"):
+        raise UsageError(f"--device {name}: one of auto, cpu, cuda, cuda:0 …, mps is expected")
+    return device
+
+
+def run(main):
+    """Call main(argv) of a script and leave with the house's exit codes; see the module errors."""
+    name = Path(sys.argv[0]).name
+
+    def stop(number, frame):  # outside a loop that saves, SIGTERM means what Ctrl-C means
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        code = main(sys.argv[1:]) or 0
+    except Refusal as e:
+        code = complain(name, e, e.exit_code)
+    except ModelError as e:
+        code = complain(name, e, 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as e:
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "the disk is full; free some space and run the same command again" if full else e.strerror or str(e)
+        code = complain(name, f"{e.filename or 'writing'}: {what}", 3)
+    except KeyboardInterrupt:
+        code = complain(name, "stopped; what was saved is kept, run the same command again to go on", 75)
+    sys.exit(code)
+
+
+def complain(name, message, code):
+    print(f"{name}: {' '.join(str(message).split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,282 @@
+"""What networks say: logits, scores, class maps of planes, many points of weight space in one pass, BatchNorm.
+
+N images, C classes, P points of weight space, S points of a plane. Measures are float32 unless asked; class maps may
+be computed in bfloat16, with every point near a boundary evaluated again in float32.
+"""
+
+import copy
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call
+
+from landscape import metrics
+from landscape import plane as planes
+from landscape.data import LEGACY
+from landscape.errors import ContentError
+
+
+def batch_size(device, given=0, pixels=1024):
+    """Images a batch in measuring: 128 on a CPU (larger tensors leave its caches), 2048 of 32x32 on a GPU."""
+    return given or (128 if torch.device(device).type == "cpu" else max(32, 2048 * 1024 // max(pixels, 1024)))
+
+
+def device_of(network):
+    return next(network.parameters()).device
+
+
+@torch.no_grad()
+def logits(network, images, normalize, bs=0, rows=None, precision="fp32"):
+    """(N, C) float32 on the CPU: the network in eval mode on images (landscape.data.Images) in order, or on rows.
+
+    normalize: the normalisation as data.normalization gives it.
+    """
+    was_training = network.training
+    network.eval()
+    device = device_of(network)
+    out = []
+    for x, _, _ in images.batches(rows, batch_size(device, bs), normalize):
+        with autocast(device, precision):
+            out.append(network(x).float().cpu())
+    network.train(was_training)
+    return torch.cat(out)
+
+
+def autocast(device, precision):
+    """The autocast context of a precision: none for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+
+def score(network, images, normalize, bs=0):
+    """{"loss": mean cross-entropy, "accuracy": share} on the given labels; both None for an empty set."""
+    if len(images) == 0:
+        return {"loss": None, "accuracy": None}
+    said = logits(network, images, normalize, bs).numpy()
+    labels = images.labels.cpu().numpy()
+    if not (said == said).all():
+        return {"loss": float("nan"), "accuracy": float((said.argmax(1) == labels).mean())}
+    return {"loss": metrics.nll(said, labels), "accuracy": metrics.accuracy(said, labels)}
+
+
+# ---- many points of weight space -----------------------------------------------------------------------------------
+
+@torch.no_grad()
+def logits_at(network, points, images, normalize, bs=0):
+    """(P, N, C) float32 on the CPU: the network with each of P weight dicts, all points sharing each batch of images."""
+    network.eval()
+    device = device_of(network)
+    points = [{k: v.to(device) for k, v in w.items()} for w in points]
+    parts = []
+    for x, _, _ in images.batches(None, batch_size(device, bs), normalize):
+        parts.append(torch.stack([functional_call(network, w, (x,)).float().cpu() for w in points]))
+    return torch.cat(parts, dim=1)
+
+
+NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
+
+
+def norm_layers(network):
+    """{name: module} of the BatchNorm layers that keep running statistics."""
+    return {k: m for k, m in network.named_modules() if isinstance(m, NORMS) and m.running_mean is not None}
+
+
+@torch.no_grad()
+def reestimate_bn(network, images, normalize, points=None, rows=None, bs=512):
+    """BatchNorm statistics anew, for the network itself (points None, in place) or for each of P weight dicts.
+
+    Returns the new weight dicts (or None). Statistics are pooled: mean and (unbiased) variance over all images used,
+    summed in float64, not an average of batch statistics. Each batch passes in train mode, so that layers above see
+    activations normalised by their own batch, as in training; with bs >= N it is exactly one big batch. Dropout stays
+    off. A network without BatchNorm is returned untouched.
+    """
+    layers = norm_layers(network)
+    own = {k: v.detach().clone() for k, v in network.state_dict().items()}
+    if not layers:
+        return points
+    out = []
+    for weights in [own] if points is None else points:
+        network.load_state_dict(weights)
+        sums = {name: None for name in layers}
+        with batch_statistics(layers, sums):
+            for x, _, _ in images.batches(rows, bs, normalize):
+                if len(x) > 1:
+                    network(x)
+        new = dict(weights)
+        for name, (count, total, square) in sums.items():
+            mean = total / count
+            variance = (square / count - mean**2).clamp_min(0) * count / max(count - 1, 1)
+            new[f"{name}.running_mean"] = mean.to(weights[f"{name}.running_mean"].dtype)
+            new[f"{name}.running_var"] = variance.to(weights[f"{name}.running_var"].dtype)
+        out.append(new)
+    network.load_state_dict(out[0] if points is None else own)
+    return None if points is None else out
+
+
+@contextmanager
+def batch_statistics(layers, sums):
+    """Inside, the layers normalise by their batch, leave their running statistics alone, and add to sums[name] =
+    (count, sum, sum of squares) of their inputs, per channel, in float64 (float32 where the device has no float64)."""
+    def gather(name):
+        def hook(module, inputs):
+            x = inputs[0].detach()
+            wide = x if x.device.type == "mps" else x.double()
+            dims = [d for d in range(x.dim()) if d != 1]
+            new = (x.numel() // x.shape[1], wide.sum(dims), (wide**2).sum(dims))
+            sums[name] = new if sums[name] is None else tuple(a + b for a, b in zip(sums[name], new))
+        return hook
+
+    before = {name: (m.training, m.momentum, m.track_running_stats) for name, m in layers.items()}
+    hooks = [m.register_forward_pre_hook(gather(name)) for name, m in layers.items()]
+    for m in layers.values():
+        m.training, m.momentum = True, 0.0
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name, m in layers.items():
+            m.training, m.momentum, m.track_running_stats = before[name]
+
+
+# ---- class maps ----------------------------------------------------------------------------------------------------
+
+def seen_by(plane, from_, to):
+    """The plane as a network sees it: from_ and to are preprocessing dicts (mean, std, channels, image_size).
+
+    A plane lies in the data set's space, points (H, W, C) normalised with its true mean and std. The map to a
+    network's inputs (another normalisation, repeated channels, resizing by interpolation) is affine, so it is applied
+    to the origin and the two basis vectors once, not to every point. Coordinates keep their meaning.
+    """
+    def linear(v, std_to, shift=None):
+        x = v.reshape(plane.shape) * tensor(from_["std"], v)
+        if shift is not None:
+            x = x + shift
+        if x.shape[-1] == 1 and to["channels"] > 1:
+            x = x.expand(*x.shape[:-1], to["channels"])
+        if x.shape[0] != to["image_size"]:
+            size = (to["image_size"], to["image_size"])
+            x = F.interpolate(x.permute(2, 0, 1)[None], size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+        return x, tensor(std_to, v)
+
+    origin, std = linear(plane.origin, to["std"], tensor(from_["mean"], plane.origin))
+    origin = (origin - tensor(to["mean"], origin)) / std
+    basis = torch.stack([(x / s).flatten() for x, s in (linear(v, to["std"]) for v in plane.basis)])
+    return replace(plane, origin=origin.flatten(), basis=basis, shape=tuple(origin.shape))
+
+
+def tensor(values, like):
+    return torch.tensor(values, dtype=like.dtype, device=like.device)
+
+
+class ClassMapper:
+    """Class maps of one network. precision "fp32", or "bf16": a folded bfloat16 copy of the network labels every
+    point, and points whose two best logits lie closer than a tolerance are labelled again by the float32 network.
+
+    bfloat16 errs in proportion to the size of the numbers, so the tolerance is a share of the spread of a point's
+    logits: SAFETY times the largest error of that difference, as such a share, seen on a sample of the first plane
+    and on every point evaluated twice since.
+    """
+
+    SAMPLE = 64  # points of the first plane evaluated twice to set the tolerance
+    SAFETY = 2.0  # tolerance over the largest error seen
+
+    def __init__(self, network, precision="fp32", bs=0):
+        self.network = network.eval()
+        self.device = device_of(network)
+        self.precision, self.bs = precision, bs
+        self.fast = bf16_copy(network) if precision == "bf16" else None
+        self.worst = None
+
+    @torch.no_grad()
+    def __call__(self, plane, coords, probs=False):
+        """plane: what the network sees, points (H, W, C). coords: (S, 2). Returns a dict of CPU tensors:
+        labels (S,) int64, confidence (S,) largest softmax, probs (S, C) if asked, and rechecked, the number of points
+        labelled twice. Raises ContentError on NaN logits."""
+        plane, coords = plane.to(self.device), coords.to(self.device)
+        network = self.fast or self.network
+        said = self.forward(network, plane, coords)
+        if not said.isfinite().all():
+            raise ContentError("the network gives NaN or infinite logits on this plane: its weights have diverged")
+        rechecked = 0
+        if self.fast is not None:
+            said, rechecked = self.recheck(plane, coords, said)
+        p = said.softmax(1)
+        out = {"labels": said.argmax(1).cpu(), "confidence": p.amax(1).cpu(), "rechecked": rechecked}
+        if probs:
+            out["probs"] = p.cpu()
+        return out
+
+    def forward(self, network, plane, coords):
+        dtype = next(network.parameters()).dtype
+        bs = batch_size(self.device, self.bs, plane.shape[0] * plane.shape[1])
+        buffer = torch.empty((min(bs, len(coords)), *plane.shape), device=self.device)
+        out = []
+        for part in coords.split(bs):
+            x = planes.points(plane, part, out=buffer).permute(0, 3, 1, 2)
+            out.append(network(x.to(dtype)).float())
+        return torch.cat(out)
+
+    def recheck(self, plane, coords, said):
+        """float32 logits in place of the fast ones wherever the two best classes are close; and how many."""
+        done = torch.zeros(len(coords), dtype=torch.bool, device=self.device)
+        if self.worst is None:
+            self.worst = 0.0
+            every = max(1, len(coords) // self.SAMPLE)
+            said, done = self.exact(plane, coords, said, done, torch.arange(0, len(coords), every))
+        while True:
+            top = said.topk(min(2, said.shape[1]), dim=1).values
+            near = top[:, 0] - top[:, -1] <= self.SAFETY * self.worst * spread(said)
+            close = (near & ~done).nonzero()[:, 0]
+            if len(close) == 0 or said.shape[1] == 1:
+                return said, int(done.sum())
+            said, done = self.exact(plane, coords, said, done, close)
+
+    def exact(self, plane, coords, said, done, rows):
+        rows = rows.to(self.device)
+        exact = self.forward(self.network, plane, coords[rows])
+        fast = said[rows]
+        best = exact.topk(min(2, exact.shape[1]), dim=1).indices
+        error = spread((exact - fast).gather(1, best)) / spread(exact).clamp_min(1e-12)
+        self.worst = max(self.worst, error.max().item())
+        said, done = said.clone(), done.clone()
+        said[rows], done[rows] = exact, True
+        return said, done
+
+
+def spread(x):
+    """Largest less smallest of each row: what a common shift, which changes no label, leaves alone."""
+    return x.amax(1) - x.amin(1)
+
+
+def bf16_copy(network):
+    """A bfloat16 channels_last copy of the network for inference, BatchNorm folded into convolutions where torch.fx
+    can follow its forward."""
+    network = copy.deepcopy(network).eval()
+    try:
+        from torch.fx.experimental.optimization import fuse
+
+        network = fuse(network)
+    except Exception:  # torch.fx fails in many ways on Python control flow; the plain copy is right too
+        network = copy.deepcopy(network)
+    return network.to(dtype=torch.bfloat16, memory_format=torch.channels_last).requires_grad_(False)
+
+
+def image_space(entry, published=False):
+    """The space in which planes of a data set lie, as a preprocessing dict: its own size and channels, normalised with
+    its true mean and std; published: with the constants of dbViz, in whose space its old class maps were made."""
+    mean, std = LEGACY if published and entry.channels == 3 else (entry.mean, entry.std)
+    return {"mean": list(mean), "std": list(std), "channels": entry.channels, "image_size": entry.image_size}
+
+
+def image_plane(images, rows, space):
+    """The plane through three images (landscape.data.Images, never augmented): points (H, W, C) in `space`.
+
+    Raises landscape.plane.PlaneError for equal or collinear anchors.
+    """
+    x = images.pixels(torch.as_tensor(rows)).permute(0, 2, 3, 1)
+    x = (x - tensor(space["mean"], x)) / tensor(space["std"], x)
+    return planes.through(*x.contiguous())

@@ -1,0 +1,329 @@
+"""The only training loop: fit(network, data, settings, run), and what it needs: optimisers, schedules, precision.
+
+Every draw comes from a named stream of its own seed, so a run is a function of its settings: batch order from
+order_seed, augmentation (keyed by image) from augment_seed, dropout from order_seed, weights from init_seed. A run
+that is stopped at any step and resumed gives the same weights to the bit on a CPU.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import models
+from landscape import evaluate, runs, seeding
+from landscape import data as datasets
+from landscape.errors import ContentError, Interrupted, UsageError
+
+CHECK_EVERY = 50  # steps between looks at the losses for NaN: each look waits for the device
+
+
+def make_data(args, device="cpu"):
+    """The data set that the settings describe, sized for their network. Returns landscape.data.Data."""
+    entry = datasets.entry(args.dataset, args.data_root)
+    return datasets.load(
+        args.dataset, args.data_root, train_size=args.train_size, val_size=None if args.val_size < 0 else args.val_size,
+        data_seed=args.data_seed, noise=args.noise_rate, noise_file=args.noise_file, noise_seed=args.noise_seed,
+        image_size=input_size(args.net, entry.image_size, args.image_size), channels=args.channels, device=device,
+        workers=args.workers)
+
+
+def input_size(net, own, asked):
+    """Pixels a side: as asked, or the data set's own size, or the least that the network takes if that is larger."""
+    if asked or (":" in net and not net.startswith("timm:")):
+        return asked or own
+    row = models.entry(net)
+    size = max(own, row.min_size)
+    return -(-size // row.multiple) * row.multiple
+
+
+def make_network(args, data):
+    """(network with fresh weights drawn under init_seed, what describes it and its inputs for the checkpoint)."""
+    architecture = {"name": models.canonical(args.net), "num_classes": len(data.entry.classes),
+                    "in_channels": data.preprocessing["channels"], "image_size": data.preprocessing["image_size"],
+                    "width": args.width}
+    normalize = datasets.normalization(args.normalize, data.entry, data.preprocessing["channels"])
+    described = {"architecture": architecture, "preprocessing": {**data.preprocessing, **normalize}}
+    with seeding.fork(args.init_seed, "init"):
+        rest = dict(architecture)
+        network = models.build(rest.pop("name"), rest.pop("num_classes"), **rest)
+    if args.init_from:
+        weights, _ = runs.read_weights(args.init_from)
+        runs.fill(network, weights, f"checkpoint {args.init_from}", architecture)
+    return network, described
+
+
+def load_source(source, args, entry):
+    """The landscape.runs.Trained of a landscape.runs.Source, for the data set of entry.
+
+    A foreign file is a network of the name of its folder (dbViz's layout), or --net where the file itself was given;
+    its inputs are normalised by --normalize. Raises ContentError where the class count differs from the data set's.
+    """
+    architecture = preprocessing = None
+    if source.foreign:
+        net = args.net if Path(args.load_net).is_file() else source.group
+        size = input_size(net, entry.image_size, args.image_size)
+        channels = args.channels or entry.channels
+        architecture = {"name": models.canonical(net), "num_classes": len(entry.classes), "in_channels": channels,
+                        "image_size": size, "width": args.width}
+        preprocessing = {"image_size": size, "channels": channels,
+                         **datasets.normalization(args.normalize, entry, channels)}
+    trained = runs.load(source.path, architecture, preprocessing, getattr(args, "which", "model"))
+    if trained.architecture["num_classes"] != len(entry.classes):
+        raise ContentError(f"{source.path} has {trained.architecture['num_classes']} classes, the data set has "
+                           f"{len(entry.classes)}: give the --dataset that it was trained on")
+    return trained
+
+
+def train(run, args, device):
+    """Train what args (from cli.resolve) describe into the run folder `run`, and mark it done.
+
+    Raises Interrupted when asked to stop (state saved), ContentError on NaN.
+    """
+    data = make_data(args, device)
+    network, described = make_network(args, data)
+    results = fit(network.to(device), data, args, run, described)
+    if args.wandb_artifact:
+        run.sink.artifact(run.path / "model.safetensors")
+    run.finish({**results, "parameters": sum(p.numel() for p in network.parameters()),
+                "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+                "architecture": described["architecture"]})
+
+
+def fit(network, data, args, run, described, penalty=None):
+    """Train network on data.train and return the results of the last and of the best epoch.
+
+    network: on its device. data: landscape.data.Data. args: the training settings of landscape.cli. run: a
+    landscape.runs.Run that takes metrics, snapshots, states and weights; a state in it is resumed. described: goes
+    into the checkpoints. penalty: a function of the network whose value is added to each step's loss.
+    Returns {"last": {...}, "best": {...} or None}: losses in nats, accuracies as shares; "best" is the epoch of
+    highest validation accuracy (the first of equals), None without a validation set. The test set chooses nothing.
+    """
+    if args.epochs and len(data.train) == 0:
+        raise UsageError("the training set is empty: lower --val_size or raise --train_size")
+    device = evaluate.device_of(network)
+    network.to(memory_format=torch.channels_last)
+    optimiser = make_optimiser(network, args)
+    # GradScaler exists for fp16 alone; disabled it passes everything through.
+    scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
+    forward = torch.compile(network) if args.compile else network
+    augment = datasets.parse_augment(args.augment, data.entry)
+    normalize = described["preprocessing"]
+    steps = steps_per_epoch(len(data.train), args.bs)
+    wanted = snapshot_epochs(args.snapshots, args.epochs)
+    state = run.load_state() or {"epoch": 0, "step": 0, "sums": [0.0, 0.0, 0.0], "seconds": 0.0, "best": None}
+    restore(state, network, optimiser, scaler)
+    progress = runs.Progress(args.epochs * steps, run.path.name, state["epoch"] * steps + state["step"])
+    saved = began = time.monotonic()
+
+    def save(epoch, step, sums, seconds):
+        state.update(epoch=epoch, step=step, sums=sums, seconds=seconds, network=network.state_dict(),
+                     optimiser=optimiser.state_dict(), scaler=scaler.state_dict(), rng=torch.get_rng_state(),
+                     cuda_rng=torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
+        run.save_state(state)
+
+    with runs.stoppable() as stop:
+        if 0 in wanted and state["epoch"] == 0 and state["step"] == 0:
+            run.save_weights("checkpoints/epoch_0000", network.state_dict(), described)
+        for epoch in range(state["epoch"], args.epochs):
+            order = torch.randperm(len(data.train), generator=seeding.stream(args.order_seed, "order", epoch))
+            draws = data.train.draw(augment, seeding.stream(args.augment_seed, "augment", epoch))
+            first, sums, seconds = state["step"], Sums(device, state["sums"]), state["seconds"]
+            began = time.monotonic() - seconds
+            batches = data.train.batches(order[first * args.bs:steps * args.bs], args.bs, normalize, augment, draws)
+            network.train()
+            with seeding.fork(args.order_seed, "dropout", epoch):
+                if first:
+                    torch.set_rng_state(state["rng"])
+                    if state["cuda_rng"] is not None:
+                        torch.cuda.set_rng_state(state["cuda_rng"], device)
+                for step, (x, y, _) in enumerate(batches, first):
+                    rate = learning_rate(args, epoch * steps + step, steps)
+                    for group in optimiser.param_groups:
+                        group["lr"] = rate
+                    loss, right = take_step(forward, x, y, args, optimiser, scaler, penalty, network)
+                    sums.add(loss, right, len(x))
+                    progress.step(1, lambda s=sums, e=epoch: f"epoch {e + 1} loss {s.mean_loss():.4f}")
+                    if (step + 1) % CHECK_EVERY == 0:
+                        sums.check(epoch, step + 1)
+                    if step + 1 < steps and (stop.requested or time.monotonic() - saved >= args.save_every):
+                        sums.check(epoch, step + 1)
+                        save(epoch, step + 1, sums.plain(), time.monotonic() - began)
+                        saved = time.monotonic()
+                        if stop.requested:
+                            progress.close()
+                            raise Interrupted(f"{stop.requested}: stopped in epoch {epoch + 1}, step {step + 1}; "
+                                              f"saved in {run.path}; the same command resumes it")
+            sums.check(epoch, steps)
+            record = {"epoch": epoch + 1, "lr": rate, **sums.means(), "seconds": round(time.monotonic() - began, 3)}
+            if args.eval_every and ((epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs):
+                record |= curve_point(network, data, normalize, args.eval_bs)
+                better = state["best"] is None or record.get("val_accuracy", 0) > state["best"]["val_accuracy"]
+                if "val_accuracy" in record and better:
+                    state["best"] = {"epoch": epoch + 1, "val_accuracy": record["val_accuracy"],
+                                     "val_loss": record["val_loss"]}
+                    run.save_weights("best", network.state_dict(), described)
+            if epoch + 1 in wanted:
+                run.save_weights(f"checkpoints/epoch_{epoch + 1:04d}", network.state_dict(), described)
+            # Order matters for a kill between the two: a line without its state is dropped on resuming.
+            run.log(record)
+            state["step"], state["seconds"], state["sums"] = 0, 0.0, [0.0, 0.0, 0.0]
+            if stop.requested or time.monotonic() - saved >= args.save_every:
+                save(epoch + 1, 0, [0.0, 0.0, 0.0], 0.0)
+                saved = time.monotonic()
+                if stop.requested and epoch + 1 < args.epochs:
+                    progress.close()
+                    raise Interrupted(f"{stop.requested}: stopped after epoch {epoch + 1}; saved in {run.path}; "
+                                      "the same command resumes it")
+        progress.close()
+        run.save_weights("model", network.state_dict(), described)
+        return final_results(network, data, args, run, described, state["best"])
+
+
+def take_step(forward, x, y, args, optimiser, scaler, penalty, network):
+    """One optimiser step on a batch, in args.accumulate parts. Returns (mean loss, number right) on the device."""
+    optimiser.zero_grad(set_to_none=True)
+    total, right = 0.0, 0
+    for px, py in zip(x.chunk(args.accumulate), y.chunk(args.accumulate)):
+        with evaluate.autocast(x.device, args.precision):
+            said = forward(px)
+            loss = F.cross_entropy(said, py, label_smoothing=args.label_smoothing) * (len(px) / len(x))
+        total = total + loss.detach()
+        right = right + (said.detach().argmax(1) == py).sum()
+        scaler.scale(loss).backward()
+    if penalty is not None:
+        extra = penalty(network)
+        scaler.scale(extra).backward()
+        total = total + extra.detach()
+    if args.clip_norm:
+        scaler.unscale_(optimiser)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), args.clip_norm)
+    scaler.step(optimiser)
+    scaler.update()
+    return total, right
+
+
+class Sums:
+    """Loss, number right and number seen of an epoch, kept on the device; plain() is what a saved state holds."""
+
+    def __init__(self, device, start):
+        self.loss = torch.tensor(start[0], dtype=torch.float32, device=device)
+        self.right = torch.tensor(start[1], dtype=torch.float32, device=device)
+        self.seen = start[2]
+        self.recent = []
+
+    def add(self, loss, right, n):
+        self.loss += loss.float() * n
+        self.right += right
+        self.seen += n
+        self.recent.append(loss)
+
+    def check(self, epoch, step):
+        """Raise ContentError if a loss since the last check was not finite; step: steps done in this epoch."""
+        finite = torch.stack(self.recent).isfinite().tolist() if self.recent else []
+        if not all(finite):
+            at = step - len(finite) + finite.index(False) + 1
+            raise ContentError(f"the loss is not finite in epoch {epoch + 1}, step {at}: lower --lr, add --warmup or "
+                               "--clip_norm, or use --precision fp32; the state saved last is from before it")
+        self.recent = []
+
+    def mean_loss(self):
+        return self.loss.item() / max(self.seen, 1)
+
+    def means(self):
+        return {"train_loss": self.mean_loss(), "train_accuracy": self.right.item() / max(self.seen, 1)}
+
+    def plain(self):
+        return [self.loss.item(), self.right.item(), self.seen]
+
+
+def restore(state, network, optimiser, scaler):
+    """Put a saved state back into the network, the optimiser and the gradient scaler."""
+    if "network" in state:
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        scaler.load_state_dict(state["scaler"])
+
+
+def curve_point(network, data, normalize, bs):
+    """Validation and test loss and accuracy, keys as in metrics.jsonl; sets that are empty are left out."""
+    out = {}
+    for name, images in (("val", data.val), ("test", data.test)):
+        if len(images):
+            out |= {f"{name}_{k}": v for k, v in evaluate.score(network, images, normalize, bs).items()}
+    return out
+
+
+def final_results(network, data, args, run, described, best):
+    """Results of the last epoch and, scored on the test set once, of the best epoch on the validation set."""
+    last = {"epoch": args.epochs, **curve_point(network, data, described["preprocessing"], args.eval_bs)}
+    lines = run.metrics()
+    if lines:
+        last |= {k: lines[-1][k] for k in ("train_loss", "train_accuracy")}
+    if best is None:
+        return {"last": last, "best": None}
+    weights, _ = runs.read_weights(run.path / "best.safetensors")
+    network.load_state_dict(weights)
+    test = evaluate.score(network, data.test, described["preprocessing"], args.eval_bs)
+    return {"last": last, "best": {**best, **{f"test_{k}": v for k, v in test.items()}}}
+
+
+def steps_per_epoch(n, bs):
+    """Steps of an epoch: the short last batch counts, unless it holds a single image beside full ones."""
+    return max(1, math.ceil(n / bs) - (n > bs and n % bs == 1))
+
+
+def make_optimiser(network, args):
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if args.opt == "SGD":
+        if args.nesterov and not args.momentum:
+            raise UsageError("--nesterov needs --momentum above 0")
+        return torch.optim.SGD(parameters, args.lr, momentum=args.momentum, nesterov=args.nesterov,
+                               weight_decay=args.weight_decay)
+    return {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[args.opt](
+        parameters, args.lr, weight_decay=args.weight_decay)
+
+
+def milestones(args):
+    """The epochs, perhaps fractions, at which the rate drops to a tenth.
+
+    --milestones, or 3/8, 5/8 and 7/8 of the run; for --scheduler linear dbViz's whole epochs E//2.667, E//1.6,
+    E//1.142 (100: 37, 62, 87; 200: 74, 124, 175), of which those at epoch 0 are left out.
+    """
+    if args.scheduler == "linear":
+        return [m for m in (int(args.epochs // share) for share in (2.667, 1.6, 1.142)) if m]
+    if args.milestones == "auto":
+        return [args.epochs * share for share in (0.375, 0.625, 0.875)]
+    try:
+        return sorted(float(e) for e in args.milestones.split(",") if e)
+    except ValueError:
+        raise UsageError(f"--milestones {args.milestones}: epochs such as 30,60,90 are expected") from None
+
+
+def learning_rate(args, step, steps):
+    """The rate of optimiser step `step` (from 0) when an epoch has `steps`: warm-up, then the schedule, per step."""
+    warm, last = args.warmup * steps, args.epochs * steps
+    if step < warm:
+        return args.lr * (step + 1) / warm
+    if args.scheduler == "constant":
+        return args.lr
+    if args.scheduler in ("multistep", "linear"):
+        return args.lr * 0.1 ** sum(step >= m * steps for m in milestones(args))
+    done = (step - warm) / max(last - warm, 1)
+    if args.scheduler == "cosine":
+        return args.lr * 0.5 * (1 + math.cos(math.pi * done))
+    return args.lr * (1 - done)  # linear_decay
+
+
+def snapshot_epochs(text, epochs):
+    """The epochs whose weights are kept: "" none, "all", "every=K", or a list; 0 is before the first step."""
+    if text == "all":
+        return set(range(epochs + 1))
+    try:
+        if text.startswith("every="):
+            return set(range(0, epochs + 1, int(text.removeprefix("every="))))
+        return {int(e) for e in text.split(",") if e}
+    except ValueError:
+        raise UsageError(f"--snapshots {text}: epochs such as 0,1,10, 'all' or 'every=5' are expected") from None

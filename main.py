@@ -1,0 +1,222 @@
+"""Train or load networks and draw their decision regions on the plane through three images.
+
+    python main.py --net resnet20 --dataset digits --epochs 10 --imgs 5,17,42
+
+A training goes to its own folder under --runs, named by its settings; done again, it is not repeated, and broken off,
+it is resumed. --load_net draws trained networks instead: a run folder, a checkpoint, or a folder of many, which gives
+a grid of panels (architecture x seed) on one plane.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from landscape import cli, runs
+from landscape.errors import UsageError
+
+
+def make_parser():
+    parser = cli.training_parser("main.py", __doc__)
+    g = parser.group("loading")
+    g.add_argument("--load_net", default="", metavar="PATH",
+                   help="draw these trained networks: a run folder, a checkpoint, or a folder of many")
+    g.add_argument("--which", default="model", choices=("model", "best"),
+                   help="of a run: the last weights, or the best on its validation set")
+    g.add_argument("--save_net", default="", metavar="NAME",
+                   help="label the run, and write its state_dict as NAME.pth into its folder too")
+    g.add_argument("--group_by", default="net,width", metavar="KEY,KEY,…",
+                   help="the settings that make one row of a grid of panels")
+    g = parser.group("plane")
+    g.add_argument("--imgs", default="", metavar="ID,ID,ID",
+                   help="anchors: ids in the unsplit set; none: draw nothing; default: three of different classes, by "
+                        "--plane_seed")
+    g.add_argument("--split", default="train", choices=("train", "test"), help="the set that --imgs counts in")
+    g.add_argument("--plane_seed", type=int, default=1, help="choice of the anchors where --imgs is not given")
+    g.add_argument("--resolution", type=lambda v: int(float(v)), default=100, help="points a side of the grid")
+    g.add_argument("--range_l", type=float, default=0.1, help="margin left and below, share of the box of anchors")
+    g.add_argument("--range_r", type=float, default=0.1, help="margin right and above")
+    g.add_argument("--map_precision", default="fp32", choices=("fp32", "bf16"),
+                   help="bf16 with the points near boundaries in fp32 again: faster where the device has bf16")
+    cli.add_figures(parser)
+    parser.add_argument("--plot_path", default="", metavar="DIR", help="figures go here instead of the run's figures/")
+    parser.add_argument("--flat", action="store_true", help="plain colours, no shading by confidence")
+    return parser
+
+
+def main(argv=None):
+    args = cli.resolve(make_parser().settings(argv))
+    args.ids = anchor_ids(args.imgs)
+    if args.resolution < 2:
+        raise UsageError(f"--resolution {args.resolution}: at least 2 points a side are needed")
+    if args.dry_run:
+        return plan(args)
+    if args.load_net:
+        sources = runs.find_models(args.load_net, args.group_by.split(","))
+        if args.ids == "none":
+            raise UsageError("--load_net draws the network: --imgs none leaves nothing to do")
+        return draw(args, sources)
+    run = runs.start("regions", args)
+    if not run.finished:
+        from landscape import train
+
+        train.train(run, args, cli.set_up_device(args))
+        draw_curves(run, args)
+    report(run, args)
+    run.close()
+    if args.ids != "none":
+        draw(args, [runs.run_source(run.path, args.group_by.split(","))])
+    return 0
+
+
+def anchor_ids(text):
+    """--imgs as three ids, "none", or None (to be drawn)."""
+    if text in ("", "none"):
+        return text or None
+    try:
+        ids = [int(i) for i in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--imgs {text}: three ids such as 500,5000,1600 are expected") from None
+    if len(ids) != 3 or min(ids) < 0:
+        raise UsageError(f"--imgs {text}: three ids from 0 on are expected")
+    if len(set(ids)) < 3:
+        raise UsageError(f"--imgs {text}: two anchors are the same image; choose three different ones")
+    return ids
+
+
+def plan(args):
+    """What would be done, printed; nothing is written."""
+    if args.load_net:
+        for source in runs.find_models(args.load_net, args.group_by.split(",")):
+            print(f"draw {source.group}: {source.path}")
+        return 0
+    path = runs.folder("regions", args)
+    state = "finished" if (path / "done").exists() else "resumed" if (path / "resume.pt").exists() else "trained"
+    print(f"{state}: {path}\n{args.net} on {args.dataset}, {args.epochs} epochs of batches of {args.bs}, {args.opt}, "
+          f"{args.precision}; then {args.resolution}x{args.resolution} points of a plane")
+    return 0
+
+
+def report(run, args):
+    """One line a result of the training; --save_net's export."""
+    results = runs.read_json(run.path / "results.json")
+    for name in ("last", "best"):
+        part = results[name]
+        if part:
+            said = [f"{k.replace('_', ' ')} {part[k]:.4f}" for k in
+                    ("train_accuracy", "val_accuracy", "test_accuracy", "test_loss") if part.get(k) is not None]
+            print(f"{name} (epoch {part['epoch']}): {', '.join(said)}")
+    if args.save_net and not (run.path / f"{args.save_net}.pth").exists():
+        export(run.path, args.save_net)
+    print(f"run: {run.path}")
+
+
+def export(path, name):
+    import io
+
+    import torch
+
+    weights, _ = runs.read_weights(path / "model.safetensors")
+    buffer = io.BytesIO()
+    torch.save(weights, buffer)
+    runs.write_bytes(path / f"{Path(name).name.removesuffix('.pth')}.pth", buffer.getvalue())
+
+
+def draw_curves(run, args):
+    """The training's own figure: loss and accuracy over epochs."""
+    from landscape import plots
+
+    records = run.metrics()
+    if records:
+        for path in plots.save(plots.training_curves(records), run.path / "figures" / "curves", args.formats.split(",")):
+            run.sink.image("curves", path)
+
+
+# ---- decision regions ----------------------------------------------------------------------------------------------
+
+def draw(args, sources):
+    """Class maps of every source on one plane (computed where they are not on disk yet), and their figure."""
+    settings = {"dataset": args.dataset if sources[0].foreign else sources[0].config["dataset"], "split": args.split,
+                "ids": args.ids, "plane_seed": None if args.ids else args.plane_seed, "resolution": args.resolution,
+                "range_l": args.range_l, "range_r": args.range_r, "precision": args.map_precision,
+                "which": args.which}
+    name = f"plane-{runs.hash8(settings)}.npz"
+    files = [runs.measure_folder(s, args.runs) / "arrays" / name for s in sources]
+    missing = [(s, f) for s, f in zip(sources, files) if args.force or not f.exists()]
+    if missing:
+        compute(args, settings, missing)
+    cells = [(s.group, s.name, runs.read_arrays(f)) for s, f in zip(sources, files)]
+    if len(sources) == 1:
+        folder = runs.measure_folder(sources[0], args.runs)
+    else:
+        folder = Path(args.runs) / "regions" / f"panels-{runs.hash8([settings, [str(s.path) for s in sources]])}"
+    from landscape import plots
+
+    fig = plots.plane_panels(cells, shaded=not args.flat)
+    ids = "-".join(map(str, cells[0][2]["ids"]))
+    stem = Path(args.plot_path or folder / "figures") / f"regions_{ids}{'_flat' * args.flat}"
+    if args.plot_path:
+        stem = stem.with_name(f"{sources[0].group.replace(' ', '_')}_{ids}_{args.seed}{stem.name[len('regions_' + ids):]}")
+    for path in plots.save(fig, stem, args.formats.split(",")):
+        print(f"figure: {path}")
+    log_figure(args, folder, Path(f"{stem}.png"))
+    return 0
+
+
+def log_figure(args, folder, png):
+    """The figure to wandb, in the run that trained the network where there was one."""
+    if not (args.active_log and png.exists()):
+        return
+    meta = folder / "meta.json"
+    from landscape.wandb_sink import open_sink
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sink = open_sink(args, folder, {}, runs.read_json(meta).get("wandb_id") if meta.exists() else None)
+    sink.image("decision regions", png)
+    sink.finish()
+
+
+def compute(args, settings, missing):
+    """Class maps of the sources in `missing` = [(source, file)], on the plane that settings describe."""
+    import numpy as np
+    import torch
+
+    from landscape import data as datasets
+    from landscape import evaluate, plane, seeding, train
+
+    device = cli.set_up_device(args)
+    data = datasets.load(settings["dataset"], args.data_root, val_size=0)
+    images = data.full if args.split == "train" else data.test
+    ids = args.ids
+    if ids is None:
+        ids = plane.random_triplet(images.true_labels, seeding.stream(args.plane_seed, "triplet", 0))
+    elif args.smoke:
+        ids = [(i + n) % len(images) for n, i in enumerate(ids)]
+    if max(ids) >= len(images):
+        raise UsageError(f"--imgs {args.imgs}: {settings['dataset']}'s {args.split} set has ids 0 to {len(images) - 1}")
+    space = evaluate.image_space(data.entry)
+    try:
+        flat = evaluate.image_plane(images, ids, space).to(device)
+        coords = plane.grid(flat, args.resolution, args.range_l, args.range_r)
+        extent = plane.extent(flat, args.range_l, args.range_r)
+    except plane.PlaneError as e:
+        raise UsageError(f"--imgs {','.join(map(str, ids))}: {e}") from None
+    pictures = (images.pixels(torch.tensor(ids)).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    progress = runs.Progress(len(missing), "decision regions")
+    for source, file in missing:
+        trained = train.load_source(source, args, data.entry)
+        mapper = evaluate.ClassMapper(trained.network.to(device), args.map_precision, args.eval_bs)
+        said = mapper(evaluate.seen_by(flat, space, trained.preprocessing), coords)
+        side = args.resolution
+        runs.write_arrays(
+            file, labels=said["labels"].reshape(side, side).numpy().astype(np.uint16),
+            confidence=said["confidence"].reshape(side, side).numpy().astype(np.float16),
+            anchors=flat.anchors.numpy(), extent=np.array(extent), ids=np.array(ids), pictures=pictures,
+            anchor_labels=images.true_labels[list(ids)].cpu().numpy(), classes=np.array(data.entry.classes),
+            rechecked=said["rechecked"], settings=json.dumps(settings, sort_keys=True))
+        progress.step()
+    progress.close()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    cli.run(main)

@@ -1,0 +1,39 @@
+"""The CIFAR ResNets of He et al. 2016 (arXiv 1512.03385), section 4.2: stages of 16, 32 and 64 channels.
+
+Their shortcuts have no parameters (the paper's option A), which makes resnet20 269,722 parameters.
+"""
+
+import torch.nn.functional as F
+from torch import nn
+
+from .resnet import BasicBlock, ResNet
+
+
+class ZeroPadded(nn.Module):
+    """The identity between stages: every other pixel; new channels are zeros, half before and half after."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.stride = stride
+        self.before = (outputs - inputs) // 2
+        self.after = outputs - inputs - self.before
+
+    def forward(self, x):
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+
+
+def parameter_free(inputs, outputs, stride):
+    return nn.Sequential() if stride == 1 and inputs == outputs else ZeroPadded(inputs, outputs, stride)
+
+
+class CifarBlock(BasicBlock):
+    make_shortcut = staticmethod(parameter_free)
+
+
+def resnet_cifar(num_classes, in_channels, image_size, depth, width=16):
+    """ResNet-`depth`, depth = 6n + 2, with `width` channels in the first stage; any image_size."""
+    network = ResNet(CifarBlock, [(depth - 2) // 6] * 3, width, num_classes, in_channels)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)  # "the weight initialization in [13]": He et al. 2015
+    return network

@@ -1,0 +1,186 @@
+"""Class maps of many networks on the same seeded planes, for calculate_iou.py.
+
+    python save_preds.py --load_net runs/regions --planes 50 --resolution 50
+
+Each plane goes through three test images of different classes. A network's maps are written into its own run folder
+(arrays/class_maps-*.npz); maps that are there already are not computed again, and a broken-off run goes on where it
+was. Foreign checkpoints in dbViz's layout, DIR/<architecture>/*.pth, are read and their folder is left alone.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from landscape import cli, runs
+from landscape.errors import ContentError, Interrupted, UsageError
+
+
+def make_parser():
+    parser = cli.Parser("save_preds.py", __doc__)
+    cli.add_maps(parser)
+    g = parser.group("networks")
+    g.add_argument("--load_net", default="runs/regions", metavar="DIR",
+                   help="run folders, or DIR/<architecture>/*.pth; or one of them")
+    g.add_argument("--which", default="model", choices=("model", "best"),
+                   help="of a run: the last weights, or the best on its validation set")
+    g = parser.group("of foreign checkpoints")
+    g.add_argument("--net", default="ResNet", metavar="NAME", help="the network, where --load_net is one file")
+    g.add_argument("--width", "--widen_factor", type=cli.natural, default=0, help="its width; 0: the family's own")
+    g.add_argument("--dataset", "--baseset", default="CIFAR10", metavar="NAME", help="the set they were trained on")
+    g.add_argument("--normalize", default="dataset", metavar="KIND",
+                   help="how their inputs were normalised: dataset, legacy (dbViz, pytorch-cifar), imagenet, none, "
+                        "or m1,m2,m3/s1,s2,s3")
+    g.add_argument("--image_size", type=cli.natural, default=0, help="pixels a side; 0: the data set's own")
+    g.add_argument("--channels", type=cli.natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
+    g = parser.group("computing")
+    g.add_argument("--map_precision", default="auto", choices=("auto", "fp32", "bf16"),
+                   help="bf16 labels points near boundaries again in fp32; auto: bf16 where the device has it")
+    g.add_argument("--data_root", default=None, metavar="DIR",
+                   help="where the data sets lie (default: $DATA_ROOT, else ~/data)")
+    cli.add_machine(parser)
+    cli.add_output(parser)
+    return parser
+
+
+def main(argv=None):
+    args = cli.resolve(make_parser().settings(argv))
+    sources = runs.find_models(args.load_net)
+    settings = cli.map_settings(args, sources)
+    files = [runs.measure_folder(s, args.runs) / "arrays" / cli.maps_name(settings) for s in sources]
+    todo = [(s, f) for s, f in zip(sources, files) if args.force or not complete(f, settings)]
+    if args.dry_run:
+        for source, file in zip(sources, files):
+            print(f"{'compute' if (source, file) in todo else 'done'}: {source.group}: {file}")
+        return 0
+    if todo:
+        compute(args, settings, todo)
+    print(f"{'group':<24} {'planes':>6} {'points':>8} {'rechecked':>10} {'largest class':>14}  file")
+    for source, file in zip(sources, files):
+        row = summary(file)
+        print(f"{source.group:<24} {row['planes']:>6} {row['points']:>8} {row['rechecked']:>9.2%} "
+              f"{row['largest_class']:>13.1%}  {file}")
+        if args.active_log and not source.foreign:
+            log(args, source, row)
+    print(f"next: python calculate_iou.py --load_net {args.load_net}")
+    return 0
+
+
+def complete(file, settings):
+    """Are all planes of this file computed?"""
+    return file.exists() and int(runs.read_arrays(file)["complete"]) == settings["planes"]
+
+
+def summary(file):
+    """What the maps of one network look like: planes, points a plane, share labelled twice, share of its most
+    frequent class over all points."""
+    import numpy as np
+
+    held = runs.read_arrays(file)
+    planes, points = held["labels"].shape
+    counts = np.bincount(held["labels"].ravel())
+    return {"planes": planes, "points": points, "rechecked": int(held["rechecked"]) / (planes * points),
+            "largest_class": counts.max() / counts.sum()}
+
+
+def log(args, source, row):
+    """The summary as a table in the wandb run of the network's training."""
+    from landscape.wandb_sink import open_sink
+
+    sink = open_sink(args, source.path, {}, runs.read_json(source.path / "meta.json").get("wandb_id"))
+    sink.table("class maps", [{"group": source.group, **{k: float(v) for k, v in row.items()}}])
+    sink.finish()
+
+
+def compute(args, settings, todo):
+    """Class maps of the sources in todo = [(source, file)], plane by plane, saved as they grow."""
+    import numpy as np
+
+    from landscape import data as datasets
+    from landscape import evaluate, train
+
+    device = cli.set_up_device(args)
+    data = datasets.load(settings["dataset"], args.data_root, val_size=0)
+    images = data.test if settings["split"] == "test" else data.full
+    space = evaluate.image_space(data.entry, settings["as_published"])
+    ids = draw_triplets(images, settings)
+    kind = np.uint8 if len(data.entry.classes) <= 256 else np.uint16
+    precision = args.map_precision
+    if precision == "auto":
+        precision = cli.resolved_precision("auto", device.type)
+    progress = runs.Progress(len(todo) * settings["planes"], "class maps")
+    for source, file in todo:
+        lock = runs.hold(file.parent)
+        file.unlink(missing_ok=True) if args.force else None
+        labels = np.zeros((settings["planes"], settings["resolution"] ** 2), dtype=kind)
+        first, rechecked = 0, 0
+        if file.exists():
+            held = runs.read_arrays(file)
+            first, rechecked, labels = int(held["complete"]), int(held["rechecked"]), held["labels"].astype(kind)
+        trained = train.load_source(source, args, data.entry)
+        check_same_data(source, trained, settings)
+        mapper = evaluate.ClassMapper(trained.network.to(device), precision, args.eval_bs)
+        saved = time.monotonic()
+
+        def save(done, file=file, labels=labels):
+            runs.write_arrays(file, labels=labels, triplets=ids, complete=done, rechecked=rechecked,
+                              classes=np.array(data.entry.classes), settings=json.dumps(settings, sort_keys=True))
+
+        progress.step(first)
+        with runs.stoppable() as stop:
+            for r in range(first, settings["planes"]):
+                flat, coords = plane_of(images, ids[r], settings, space, r)
+                said = mapper(evaluate.seen_by(flat, space, trained.preprocessing), coords)
+                labels[r] = said["labels"].numpy()
+                rechecked += said["rechecked"]
+                progress.step()
+                if r + 1 < settings["planes"] and (stop.requested or time.monotonic() - saved >= args.save_every):
+                    save(r + 1)
+                    saved = time.monotonic()
+                if stop.requested and r + 1 < settings["planes"]:
+                    raise Interrupted(f"{stop.requested}: stopped after {r + 1} planes of {source.name}; saved in "
+                                      f"{file}; the same command goes on")
+            save(settings["planes"])
+        trained.network.cpu()
+        runs.release(lock)
+    progress.close()
+
+
+def draw_triplets(images, settings):
+    """Anchor ids (P, 3): a function of the settings and the data alone, not of the networks."""
+    import numpy as np
+
+    from landscape import plane, seeding
+
+    labels, seed = images.true_labels.cpu(), settings["plane_seed"]
+    try:
+        if settings["as_published"]:
+            return np.array([plane.published_triplet(labels, seed + r) for r in range(settings["planes"])])
+        return np.array([plane.random_triplet(labels, seeding.stream(seed, "triplet", r))
+                         for r in range(settings["planes"])])
+    except plane.PlaneError as e:
+        raise UsageError(f"{settings['dataset']}, {settings['split']} set: {e}") from None
+
+
+def plane_of(images, ids, settings, space, number):
+    """(plane, grid coordinates (S, 2)) through three images."""
+    from landscape import evaluate, plane
+
+    try:
+        flat = evaluate.image_plane(images, ids, space)
+        return flat, plane.grid(flat, settings["resolution"], settings["range_l"], settings["range_r"])
+    except plane.PlaneError as e:
+        raise UsageError(f"plane {number} through images {', '.join(map(str, ids))}: {e}") from None
+
+
+def check_same_data(source, trained, settings):
+    """Networks of another data set have no business on these planes."""
+    of = trained.preprocessing.get("dataset", settings["dataset"])
+    if of != settings["dataset"]:
+        raise ContentError(f"{source.path} was trained on {of}, the planes are of {settings['dataset']}: compare "
+                           "networks of one data set, or put them into folders of their own")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    cli.run(main)

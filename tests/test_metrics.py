@@ -1,0 +1,164 @@
+"""Metrics against slow twins, exact cases and the libraries of the field."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.special import log_softmax
+from sklearn.metrics import cohen_kappa_score, confusion_matrix, jaccard_score
+
+from landscape import metrics
+
+MAPS = hnp.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 80)),
+                  elements=st.integers(0, 4))  # fmt: skip
+
+
+def drawn(seed, n=200, classes=7):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, classes)) * 3, rng.integers(0, classes, n)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_predictions_against_loops(seed):
+    logits, labels = drawn(seed)
+    logs = log_softmax(logits, axis=1)
+    probs = metrics.softmax(logits)
+    assert np.allclose(np.log(probs), logs)
+    assert metrics.accuracy(logits, labels) == np.mean([np.argmax(r) == y for r, y in zip(logits, labels)])
+    assert np.isclose(metrics.nll(logits, labels), -np.mean([r[y] for r, y in zip(logs, labels)]))
+    squares = [sum((p - (c == y)) ** 2 for c, p in enumerate(r)) for r, y in zip(probs, labels)]
+    assert np.isclose(metrics.brier(probs, labels), np.mean(squares))
+    total = 0
+    for b in range(15):
+        inside = [k for k, r in enumerate(probs) if b / 15 < max(r) <= (b + 1) / 15]
+        if inside:
+            right = np.mean([np.argmax(probs[k]) == labels[k] for k in inside])
+            total += len(inside) / len(probs) * abs(right - np.mean([max(probs[k]) for k in inside]))
+    assert np.isclose(metrics.ece(probs, labels), total)
+
+
+def test_known_values_of_predictions():
+    certain = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert metrics.ece(certain, [0, 1]) == 0 and metrics.brier(certain, [0, 1]) == 0
+    assert metrics.ece(certain, [1, 0]) == 1 and metrics.brier(certain, [1, 0]) == 2
+    assert np.isclose(metrics.nll(np.zeros((4, 10)), [0, 1, 2, 3]), np.log(10))
+    assert metrics.nll([[1e4, 0.0]], [1]) == 1e4
+    # bins are closed on the right: with two bins, 0.5 and 0.4 share the lower one and their gaps cancel
+    probs = np.array([[0.5, 0.3, 0.2], [0.4, 0.3, 0.3]])
+    assert np.isclose(metrics.ece(probs, [0, 1], bins=2), abs((1 - 0.5) + (0 - 0.4)) / 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(MAPS)
+def test_scores_of_maps_equal_their_slow_twins_exactly(maps):
+    fast, scores = metrics.agreement_per_plane(maps), metrics.scores_per_plane(maps, 5)
+    for i, a in enumerate(maps):
+        for j, b in enumerate(maps):
+            counts = metrics.confusion(a, b, 5)
+            for k in range(len(a)):
+                slow = sum(int(x == y) for x, y in zip(a[k], b[k])) / a.shape[1]
+                assert fast[i, j, k] == scores["agreement"][i, j, k] == slow == metrics.agreement(a[k], b[k])
+            assert np.allclose(scores["mean_iou"][i, j], metrics.mean_iou(counts))
+            assert np.allclose(scores["kappa"][i, j], metrics.kappa(counts))
+    assert np.array_equal(fast, fast.transpose(1, 0, 2))
+
+
+def test_scores_of_maps_work_beyond_256_classes():
+    maps = np.random.default_rng(0).integers(0, 700, (3, 2, 100)).astype(np.uint16)
+    scores = metrics.scores_per_plane(maps, 1000)
+    assert np.array_equal(metrics.agreement_per_plane(maps), scores["agreement"])
+    assert np.allclose(scores["kappa"][0, 1], metrics.kappa(metrics.confusion(maps[0], maps[1], 1000)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+def test_confusion_iou_and_kappa_are_scikit_learns(seed):
+    rng = np.random.default_rng(seed)
+    a = rng.integers(0, 4, 50)
+    b = np.where(rng.random(50) < 0.6, a, rng.integers(0, 4, 50))
+    counts = metrics.confusion(a, b, 5)
+    assert np.array_equal(counts, confusion_matrix(a, b, labels=range(5)))
+    present = np.union1d(a, b)
+    assert np.isclose(metrics.mean_iou(counts), jaccard_score(a, b, labels=present, average="macro"))
+    assert np.isnan(metrics.iou_per_class(counts)[4])
+    assert np.isclose(metrics.kappa(counts), cohen_kappa_score(a, b))
+
+
+def test_kappa_of_two_equal_constant_maps_is_one():
+    same = np.zeros((1, 9), dtype=np.uint8)
+    assert metrics.kappa(metrics.confusion(same, same, 3)) == 1
+    assert metrics.scores_per_plane(np.stack([same, same]), 3)["kappa"].min() == 1
+    assert metrics.kappa(metrics.confusion(same, same + 1, 3)) == 0
+
+
+def test_the_mean_of_a_group_is_over_unordered_pairs_of_different_models():
+    rng = np.random.default_rng(0)
+    matrix = rng.random((5, 5, 3))
+    matrix = matrix + matrix.transpose(1, 0, 2)
+    matrix[range(5), range(5)] = np.nan
+    names, means = metrics.group_means(matrix, ["b", "a", "a", "a", "c"])
+    assert names == ["b", "a", "c"]
+    assert np.allclose(means[1, 1], (matrix[1, 2] + matrix[1, 3] + matrix[2, 3]) / 3)
+    assert np.allclose(means[0, 1], matrix[0, 1:4].mean(0)) and np.allclose(means[1, 0], means[0, 1])
+    assert np.isnan(means[0, 0]).all() and np.isnan(means[2, 2]).all()
+
+
+def test_fragments_of_small_maps():
+    board = np.array([[0, 1], [1, 0]], dtype=np.uint8)
+    assert metrics.fragments(board) == 2 and metrics.fragments(board, connectivity=4) == 4
+    assert metrics.fragments(np.full((5, 5), 3)) == 1
+    ring = np.zeros((5, 5), dtype=int)
+    ring[1:4, 1:4] = 1
+    ring[2, 2] = 0
+    assert metrics.fragments(ring) == 3
+
+
+@settings(max_examples=30, deadline=None)
+@given(hnp.arrays(np.uint8, (6, 7), elements=st.integers(0, 2)), st.sampled_from([4, 8]))
+def test_fragments_against_a_flood_fill(class_map, connectivity):
+    near = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if (a or b) and (connectivity == 8 or not a * b)]
+    left, count = {(i, j) for i in range(6) for j in range(7)}, 0
+    while left:
+        count += 1
+        stack = [left.pop()]
+        while stack:
+            i, j = stack.pop()
+            for cell in [(i + a, j + b) for a, b in near]:
+                if cell in left and class_map[cell] == class_map[i, j]:
+                    left.remove(cell)
+                    stack.append(cell)
+    assert metrics.fragments(class_map, connectivity) == count
+
+
+def test_barrier_is_the_height_above_the_line_between_the_ends():
+    ts = np.linspace(0, 1, 11)
+    assert metrics.barrier(2 + 3 * ts, ts) < 1e-12
+    assert metrics.barrier((ts - 0.5) ** 2, ts) == 0
+    assert np.isclose(metrics.barrier(1 + ts + 4 * ts * (1 - ts), ts), 1)
+    assert np.allclose(metrics.excess(1 + ts - ts * (1 - ts), ts), -ts * (1 - ts))
+    uneven = np.array([0.0, 0.1, 0.7, 1.0])
+    assert np.allclose(metrics.excess(5 * uneven, uneven), 0)
+
+
+BAD = {
+    "NaN logits": lambda: metrics.accuracy([[np.nan, 1.0]], [0]),
+    "infinite logits": lambda: metrics.nll([[np.inf, 1.0]], [0]),
+    "logits for probabilities": lambda: metrics.ece([[3.0, 1.0]], [0]),
+    "label out of range": lambda: metrics.brier([[0.5, 0.5]], [2]),
+    "fractional labels": lambda: metrics.agreement([0.5], [0.5]),
+    "different shapes": lambda: metrics.agreement([1, 2], [1]),
+    "nothing": lambda: metrics.agreement(np.array([], int), np.array([], int)),
+    "flat maps": lambda: metrics.agreement_per_plane(np.zeros((2, 3), np.uint8)),
+    "class beyond": lambda: metrics.scores_per_plane(np.full((1, 1, 2), 5, np.uint8), 5),
+    "confusion beyond": lambda: metrics.confusion([5], [0], 5),
+    "NaN loss": lambda: metrics.barrier([0.0, np.nan, 1.0], [0, 0.5, 1]),
+    "falling ts": lambda: metrics.barrier([0.0, 1.0], [1, 0]),
+    "connectivity 6": lambda: metrics.fragments(np.zeros((2, 2), int), 6),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused(name):
+    with pytest.raises(ValueError):
+        BAD[name]()

@@ -127,7 +127,8 @@ def draw_curves(run, args):
 
     records = run.metrics()
     if records:
-        for path in plots.save(plots.training_curves(records), run.path / "figures" / "curves", args.formats.split(",")):
+        fig = plots.training_curves(records)
+        for path in plots.save(fig, run.path / "figures" / "curves", args.formats.split(",")):
             run.sink.image("curves", path)
 
 
@@ -144,7 +145,7 @@ def draw(args, sources):
     missing = [(s, f) for s, f in zip(sources, files) if args.force or not f.exists()]
     if missing:
         compute(args, settings, missing)
-    cells = [(s.group, s.name, runs.read_arrays(f)) for s, f in zip(sources, files)]
+    cells = [(s.group, seed_name(s), runs.read_arrays(f)) for s, f in zip(sources, files)]
     if len(sources) == 1:
         folder = runs.measure_folder(sources[0], args.runs)
     else:
@@ -153,13 +154,18 @@ def draw(args, sources):
 
     fig = plots.plane_panels(cells, shaded=not args.flat)
     ids = "-".join(map(str, cells[0][2]["ids"]))
-    stem = Path(args.plot_path or folder / "figures") / f"regions_{ids}{'_flat' * args.flat}"
-    if args.plot_path:
-        stem = stem.with_name(f"{sources[0].group.replace(' ', '_')}_{ids}_{args.seed}{stem.name[len('regions_' + ids):]}")
+    words = [f"{sources[0].group.replace(' ', '_')}_{ids}_{args.seed}" if args.plot_path else f"regions_{ids}"]
+    stem = Path(args.plot_path or folder / "figures") / "_".join(words + ["flat"] * args.flat)
     for path in plots.save(fig, stem, args.formats.split(",")):
         print(f"figure: {path}")
     log_figure(args, folder, Path(f"{stem}.png"))
     return 0
+
+
+def seed_name(source):
+    """A column's name: the seed of a run whose training seeds are one, else the file's name."""
+    seeds = {source.config.get(k) for k in ("init_seed", "order_seed")}
+    return f"seed {seeds.pop()}" if len(seeds) == 1 and not source.foreign else source.name
 
 
 def log_figure(args, folder, png):

@@ -111,36 +111,31 @@ def compute(args, settings, todo):
     progress = runs.Progress(len(todo) * settings["planes"], "class maps")
     for source, file in todo:
         lock = runs.hold(file.parent)
-        file.unlink(missing_ok=True) if args.force else None
-        labels = np.zeros((settings["planes"], settings["resolution"] ** 2), dtype=kind)
-        first, rechecked = 0, 0
-        if file.exists():
-            held = runs.read_arrays(file)
-            first, rechecked, labels = int(held["complete"]), int(held["rechecked"]), held["labels"].astype(kind)
+        if args.force:
+            file.unlink(missing_ok=True)
         trained = train.load_source(source, args, data.entry)
         check_same_data(source, trained, settings)
         mapper = evaluate.ClassMapper(trained.network.to(device), precision, args.eval_bs)
+        held = runs.read_arrays(file) if file.exists() else {
+            "labels": np.zeros((settings["planes"], settings["resolution"] ** 2), dtype=kind), "triplets": ids,
+            "complete": 0, "rechecked": 0, "classes": np.array(data.entry.classes),
+            "settings": json.dumps(settings, sort_keys=True)}
+        progress.step(int(held["complete"]))
         saved = time.monotonic()
-
-        def save(done, file=file, labels=labels):
-            runs.write_arrays(file, labels=labels, triplets=ids, complete=done, rechecked=rechecked,
-                              classes=np.array(data.entry.classes), settings=json.dumps(settings, sort_keys=True))
-
-        progress.step(first)
         with runs.stoppable() as stop:
-            for r in range(first, settings["planes"]):
+            for r in range(int(held["complete"]), settings["planes"]):
                 flat, coords = plane_of(images, ids[r], settings, space, r)
                 said = mapper(evaluate.seen_by(flat, space, trained.preprocessing), coords)
-                labels[r] = said["labels"].numpy()
-                rechecked += said["rechecked"]
+                held["labels"][r] = said["labels"].numpy()
+                held["rechecked"], held["complete"] = held["rechecked"] + said["rechecked"], r + 1
                 progress.step()
-                if r + 1 < settings["planes"] and (stop.requested or time.monotonic() - saved >= args.save_every):
-                    save(r + 1)
+                last = r + 1 == settings["planes"]
+                if last or stop.requested or time.monotonic() - saved >= args.save_every:
+                    runs.write_arrays(file, **held)
                     saved = time.monotonic()
-                if stop.requested and r + 1 < settings["planes"]:
+                if stop.requested and not last:
                     raise Interrupted(f"{stop.requested}: stopped after {r + 1} planes of {source.name}; saved in "
                                       f"{file}; the same command goes on")
-            save(settings["planes"])
         trained.network.cpu()
         runs.release(lock)
     progress.close()

@@ -66,7 +66,7 @@ def score(network, images, normalize, bs=0):
 
 @torch.no_grad()
 def logits_at(network, points, images, normalize, bs=0):
-    """(P, N, C) float32 on the CPU: the network with each of P weight dicts, all points sharing each batch of images."""
+    """(P, N, C) float32 on the CPU: the network with each of P weight dicts, all sharing each batch of images."""
     network.eval()
     device = device_of(network)
     points = [{k: v.to(device) for k, v in w.items()} for w in points]

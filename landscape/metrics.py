@@ -156,22 +156,6 @@ def kappa(counts):
     return _kappa(agree, expected)
 
 
-def group_means(matrix, groups):
-    """Means of a symmetric matrix (M, M, ...) within and between groups, given the group of each of the M
-    models. Returns the groups' names in order of appearance and an array (G, G, ...). A pair of a model with
-    itself never counts, so that the diagonal of a group of one model is NaN: there is no pair to measure."""
-    matrix, groups = np.asarray(matrix, dtype=float), list(groups)
-    if matrix.shape[:2] != (len(groups), len(groups)):
-        raise ValueError(f"matrix {matrix.shape} for {len(groups)} models")
-    names = list(dict.fromkeys(groups))
-    member = np.array([[group == name for group in groups] for name in names], dtype=float)
-    pairs = 1 - np.eye(len(groups))
-    values = np.where(_like(pairs, matrix) > 0, matrix, 0.0)
-    sums = np.einsum("am,mn...,bn->ab...", member, values, member, optimize=True)
-    counts = _like(member @ pairs @ member.T, sums)
-    return names, np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-
-
 def fragments(class_map, connectivity=8):
     """Number of connected components of a class map (R, R), summed over its classes, with 8 neighbours (as
     dbViz's fragmentation score) or 4. With 8, two diagonal neighbours of either class may both count as
@@ -271,8 +255,3 @@ def _words(mask):
     packed = np.packbits(mask, axis=-1)
     padding = [(0, 0)] * (mask.ndim - 1) + [(0, -packed.shape[-1] % 8)]
     return np.pad(packed, padding).view(np.uint64)
-
-
-def _like(array, target):
-    """array (A, B) with axes of length 1 behind, so that it spreads over target (A, B, ...)."""
-    return array.reshape(array.shape + (1,) * (target.ndim - array.ndim))

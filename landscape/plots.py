@@ -318,7 +318,10 @@ def plane_panels(cells, shaded=True):
     if len(cells) == 1:
         labels = {"title": cells[0][0]}
     else:
-        columns = max(map(len, rows.values()))
-        labels = {"row_names": list(rows), "column_names": [f"network {i + 1}" for i in range(columns)]}
+        columns = [[name for group, name, _ in cells if group == row] for row in rows]
+        longest = max(columns, key=len)
+        same = all(names == longest[:len(names)] for names in columns)
+        labels = {"row_names": list(rows),
+                  "column_names": longest if same else [f"network {i + 1}" for i in range(len(longest))]}  # fmt: skip
     return panels(list(rows.values()), extent=tuple(first["extent"]), anchors=first["anchors"], class_names=names,
                   pictures=first["pictures"] / 255, picture_names=captions, **labels)  # fmt: skip

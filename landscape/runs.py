@@ -180,9 +180,9 @@ class Run:
 def start(study, args, head=""):
     """Open the run that args (from cli.resolve) describe, new or broken off, and return it.
 
-    study: folder under args.runs. head: first words of the folder's name (data set and network of a training). A finished run comes back with
-    finished=True and untouched, unless args.force. Raises FileProblem if the folder cannot be written or another
-    process holds it.
+    study: folder under args.runs. head: first words of the folder's name (data set and network of a training). A
+    finished run comes back with finished=True and untouched, unless args.force. Raises FileProblem if the folder
+    cannot be written or another process holds it.
     """
     path = folder(study, args, head)
     config = {k: v for k, v in sorted(vars(args).items()) if k not in ("differs", "config", "print_config")}
@@ -351,7 +351,8 @@ def read_weights(path):
     path = Path(path)
     if not path.exists():
         near = sorted(p.name for p in path.parent.iterdir())[:5] if path.parent.is_dir() else []
-        raise FileProblem(f"checkpoint {path} does not exist" + (f"; its folder holds {', '.join(near)}" if near else ""))
+        hint = f"; its folder holds {', '.join(near)}" if near else ""
+        raise FileProblem(f"checkpoint {path} does not exist{hint}")
     described = {}
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
@@ -451,7 +452,8 @@ def fill(network, weights, what, architecture):
     missing = sorted(own.keys() - weights.keys() - counters)
     unexpected = sorted(weights.keys() - own.keys())
     if missing or unexpected:
-        raise ContentError(f"{what} is not a {architecture['name']}: missing {few(missing)}; unexpected {few(unexpected)}")
+        raise ContentError(f"{what} is not a {architecture['name']}: missing {few(missing)}; "
+                           f"unexpected {few(unexpected)}")
     wrong = [f"{k} is {tuple(weights[k].shape)}, {architecture['name']} with {architecture['num_classes']} classes has "
              f"{tuple(own[k].shape)}" for k in own if k not in counters and weights[k].shape != own[k].shape]
     if wrong:

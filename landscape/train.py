@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 import models
-from landscape import evaluate, runs, seeding
 from landscape import data as datasets
+from landscape import evaluate, runs, seeding
 from landscape.errors import ContentError, Interrupted, UsageError
 
 CHECK_EVERY = 50  # steps between looks at the losses for NaN: each look waits for the device

@@ -14,7 +14,8 @@ MAY = {"models": set(), "landscape": {"models"}, **{s: {"landscape", "models"} f
 # Which of its siblings a module of landscape may import; errors is open to all.
 WITHIN = {
     "errors": set(), "seeding": set(), "weights": set(), "metrics": set(), "plane": set(), "augment": set(),
-    "results": {"runs", "cli"}, "wandb_sink": set(), "claims": {"results", "runs", "cli"}, "data": {"seeding", "augment", "cli"},
+    "results": {"runs", "cli"}, "wandb_sink": set(), "claims": {"results", "runs", "cli"},
+    "data": {"seeding", "augment", "cli"},
     "runs": {"wandb_sink"}, "plots": {"runs"}, "evaluate": {"data", "metrics", "weights", "plane"},
     "train": {"data", "evaluate", "runs", "seeding"}, "cli": {"seeding", "runs", "data"},
 }  # fmt: skip

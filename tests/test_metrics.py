@@ -92,18 +92,6 @@ def test_kappa_of_two_equal_constant_maps_is_one():
     assert metrics.kappa(metrics.confusion(same, same + 1, 3)) == 0
 
 
-def test_the_mean_of_a_group_is_over_unordered_pairs_of_different_models():
-    rng = np.random.default_rng(0)
-    matrix = rng.random((5, 5, 3))
-    matrix = matrix + matrix.transpose(1, 0, 2)
-    matrix[range(5), range(5)] = np.nan
-    names, means = metrics.group_means(matrix, ["b", "a", "a", "a", "c"])
-    assert names == ["b", "a", "c"]
-    assert np.allclose(means[1, 1], (matrix[1, 2] + matrix[1, 3] + matrix[2, 3]) / 3)
-    assert np.allclose(means[0, 1], matrix[0, 1:4].mean(0)) and np.allclose(means[1, 0], means[0, 1])
-    assert np.isnan(means[0, 0]).all() and np.isnan(means[2, 2]).all()
-
-
 def test_fragments_of_small_maps():
     board = np.array([[0, 1], [1, 0]], dtype=np.uint8)
     assert metrics.fragments(board) == 2 and metrics.fragments(board, connectivity=4) == 4

@@ -131,6 +131,8 @@ class Parser(argparse.ArgumentParser):
             if not isinstance(value, bool):
                 raise UsageError(f"{where}: {key} is true or false, not {value!r}")
             return action.dest, value
+        if value is None and action.default is None:
+            return action.dest, None
         if isinstance(value, bool | dict) or value is None:
             raise UsageError(f"{where}: {key} takes a value, not {value!r}")
         if isinstance(value, list) and not action.nargs:
@@ -156,7 +158,8 @@ class Parser(argparse.ArgumentParser):
             if action.dest in ("help", "config", "print_config"):
                 continue
             source = "flag" if given & set(action.option_strings) else origin.get(action.dest, "default")
-            line = yaml.safe_dump({action.dest: getattr(args, action.dest)}, default_flow_style=None).rstrip("\n")
+            value = yaml.safe_dump(getattr(args, action.dest), default_flow_style=True, width=10**6)
+            line = f"{action.dest}: {value.removesuffix('...' + chr(10)).strip()}"
             lines.append(f"{line:<40}  # {source}\n")
         return "".join(lines)
 

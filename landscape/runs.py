@@ -30,6 +30,9 @@ from landscape.wandb_sink import open_sink
 KEY = "landscape"  # the one metadata key of model.safetensors: sorted JSON; several keys are written in random order
 
 
+MEND = "make room or choose another --runs folder, then run the same command again"
+
+
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 def write_bytes(path, data):
@@ -45,8 +48,7 @@ def write_bytes(path, data):
         os.replace(beside, path)
     except OSError as e:
         beside.unlink(missing_ok=True) if beside.parent.is_dir() else None
-        raise FileProblem(f"cannot write {path}: {(e.strerror or str(e)).lower()}; "
-                          "make room or choose another --runs folder, then run the same command again") from e
+        raise FileProblem(f"cannot write {path}: {(e.strerror or str(e)).lower()}; {MEND}") from e
 
 
 def write_json(path, value):
@@ -61,8 +63,9 @@ def write_arrays(path, **arrays):
     write_bytes(path, buffer.getvalue())
 
 
-def read_arrays(path):
-    """The arrays of an .npz file as a dict; ContentError if it is damaged. Pickled objects are never read."""
+def read_arrays(path, needs=()):
+    """The arrays of an .npz file as a dict; ContentError if it is damaged or lacks one of `needs`. Pickled objects are
+    never read."""
     import zipfile
     import zlib
 
@@ -70,10 +73,13 @@ def read_arrays(path):
 
     try:
         with np.load(path, allow_pickle=False) as z:
-            return {k: z[k] for k in z.files}
+            held = {k: z[k] for k in z.files}
+        if missing := [k for k in needs if k not in held]:
+            raise ValueError(f"it holds no {missing[0]}")
+        return held
     except FileNotFoundError:
         raise FileProblem(f"{path} is missing") from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+    except (ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as e:
         raise ContentError(f"{path} is damaged ({e}); delete it and run the command that made it again") from None
 
 
@@ -111,22 +117,32 @@ def name_of(head, differs):
 
 @dataclass
 class Run:
-    """One run folder, open for writing by this process."""
+    """One run folder, open for writing by this process. As a context manager it closes itself."""
 
     path: Path
     config: dict
     finished: bool
     sink: object
     began: float
-    lock: int
+    lock: int | None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
 
     def log(self, record):
         """Append one line to metrics.jsonl, and to wandb where that is on."""
+        path = self.path / "metrics.jsonl"
+        before = path.stat().st_size if path.exists() else 0
         try:
-            with open(self.path / "metrics.jsonl", "a") as f:
+            with open(path, "a") as f:
                 f.write(json.dumps(record, sort_keys=True) + "\n")
         except OSError as e:
-            raise FileProblem(f"cannot write {self.path / 'metrics.jsonl'}: {(e.strerror or str(e)).lower()}") from e
+            if path.exists():
+                os.truncate(path, before)  # a full disk takes half a line
+            raise FileProblem(f"cannot write {path}: {(e.strerror or str(e)).lower()}; {MEND}") from e
         self.sink.log(record)
 
     def metrics(self):
@@ -172,9 +188,11 @@ class Run:
         self.finished = True
 
     def close(self):
-        """Close wandb and give the folder free."""
+        """Close wandb and give the folder free; a second time it does nothing."""
         self.sink.finish()
-        release(self.lock)
+        if self.lock is not None:
+            release(self.lock)
+            self.lock = None
 
 
 def start(study, args, head=""):
@@ -186,23 +204,41 @@ def start(study, args, head=""):
     """
     path = folder(study, args, head)
     config = {k: v for k, v in sorted(vars(args).items()) if k not in ("differs", "config", "print_config")}
+    if (path / "done").exists() and not args.force:  # it may be read while others read it, and where writing is not ours
+        return Run(path, config, True, open_sink(None, path, config, None), time.time(), None)
     lock = hold(path)
-    finished = (path / "done").exists()
-    if finished and args.force:
-        clear(path)
-        finished = False
-    for leftover in path.rglob(".*.tmp-*"):
-        leftover.unlink(missing_ok=True)
-    meta = read_json(path / "meta.json") if (path / "meta.json").exists() else {}
-    if not finished:
+    try:
+        if (path / "done").exists():
+            if not args.force:  # another process has done it since
+                release(lock)
+                return Run(path, config, True, open_sink(None, path, config, None), time.time(), None)
+            clear(path)
+        for leftover in path.rglob(".*.tmp-*"):
+            leftover.unlink(missing_ok=True)
         import yaml
 
         write_bytes(path / "config.yaml", yaml.safe_dump(config, sort_keys=True).encode())
+        meta = read_json(path / "meta.json") if (path / "meta.json").exists() else {}
         seeds = {k: v for k, v in config.items() if k.endswith("seed")}
         write_json(path / "meta.json", {**meta, "argv": sys.argv, "study": study, "seeds": seeds, **versions(),
                                         "device": config.get("device", "cpu")})
-    sink = open_sink(args, path, config, meta.get("wandb_id")) if not finished else open_sink(None, path, config, None)
-    return Run(path, config, finished, sink, time.time(), lock)
+        return Run(path, config, False, join(path, args, config), time.time(), lock)
+    except BaseException:
+        release(lock)
+        raise
+
+
+def join(path, args, config=None):
+    """The wandb sink of a run folder, in the wandb run that its meta.json names; a new one's id is noted there, so that
+    a later script, or the same one resumed, joins it."""
+    file = Path(path) / "meta.json"
+    meta = read_json(file) if file.exists() else {}
+    if getattr(args, "active_log", False):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    sink = open_sink(args, Path(path), config or {}, meta.get("wandb_id"))
+    if sink.id and sink.id != meta.get("wandb_id"):
+        write_json(file, {**meta, "wandb_id": sink.id})
+    return sink
 
 
 def folder(study, args, head=""):
@@ -217,6 +253,7 @@ def hold(path):
         path.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDONLY)
         if not os.access(path, os.W_OK):
+            os.close(lock)
             raise PermissionError(13, "permission denied")
     except OSError as e:
         raise FileProblem(f"cannot write to {path}: {(e.strerror or str(e)).lower()}; "
@@ -235,12 +272,14 @@ def release(lock):
 
 
 def clear(path):
-    """Remove what a finished run left: `done` first, so that a half-cleared run never looks finished."""
+    """Remove what a finished run left: `done` first, so that a half-cleared run never looks finished. What wandb has
+    still to upload stays."""
     import shutil
 
     (path / "done").unlink(missing_ok=True)
     for child in path.iterdir():
-        shutil.rmtree(child) if child.is_dir() else child.unlink()
+        if child.name != "wandb":
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
 
 
 def versions():
@@ -353,6 +392,8 @@ def read_weights(path):
         near = sorted(p.name for p in path.parent.iterdir())[:5] if path.parent.is_dir() else []
         hint = f"; its folder holds {', '.join(near)}" if near else ""
         raise FileProblem(f"checkpoint {path} does not exist{hint}")
+    if path.is_dir():
+        raise FileProblem(f"checkpoint {path} is a folder; name a file in it, such as {path / 'model.safetensors'}")
     described = {}
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
@@ -361,6 +402,10 @@ def read_weights(path):
             with safe_open(path, framework="pt") as f:
                 weights = {k: f.get_tensor(k) for k in f.keys()}
                 described = json.loads((f.metadata() or {}).get(KEY, "{}"))
+            if not isinstance(described, dict):
+                raise ValueError(f"its metadata key {KEY} holds no settings")
+        except PermissionError as e:
+            raise FileProblem(f"checkpoint {path}: {e.strerror.lower()}") from None
         except (SafetensorError, ValueError, OSError) as e:
             raise ContentError(f"checkpoint {path} is truncated or not a safetensors file ({e})") from None
     else:
@@ -373,16 +418,20 @@ def read_weights(path):
 
 def read_foreign(path):
     import pickle
+    import warnings
 
     import torch
 
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        if "weights_only" in str(e) or "Unsupported" in str(e):
+        with warnings.catch_warnings(action="ignore"):  # the refusals below say it in one line
+            held = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        with open(path, "rb") as f:
+            torch_file = f.read(2).startswith((b"PK", b"\x80"))  # a zip archive, or a bare pickle of older versions
+        if torch_file:
             raise ContentError(f"checkpoint {path} holds pickled code or objects, which are never loaded; save only "
                                "its state_dict: torch.save(model.state_dict(), …)") from None
-        raise ContentError(f"checkpoint {path} is damaged or not a torch file") from None
+        raise ContentError(f"checkpoint {path} is not a torch file") from None
     except (OSError, PermissionError) as e:
         raise FileProblem(f"checkpoint {path}: {(e.strerror or str(e)).lower()}") from None
     except Exception as e:  # torch.load raises RuntimeError, EOFError, … for damaged files; all mean the same
@@ -391,7 +440,8 @@ def read_foreign(path):
         if isinstance(held, dict) and isinstance(held.get(key), dict):
             held = held[key]
             break
-    if not isinstance(held, dict) or not held or not all(isinstance(v, torch.Tensor) for v in held.values()):
+    if not isinstance(held, dict) or not held or not all(
+            isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in held.items()):
         raise ContentError(f"checkpoint {path} holds no state_dict (bare, or under state_dict, net or model)")
     for prefix in ("module.", "_orig_mod."):
         if all(k.startswith(prefix) for k in held):
@@ -501,7 +551,7 @@ def find_models(root, group_by=("net", "width")):
         folder = config.parent
         if (folder / "done").exists() and (folder / "model.safetensors").exists():
             found.append(run_source(folder, group_by))
-        elif (folder / "resume.pt").exists():
+        elif not (folder / "done").exists():
             broken.append(folder.name)
     ours = {s.path for s in found}
     for file in sorted(p for s in SUFFIXES for p in root.rglob(f"*{s}")):
@@ -509,7 +559,8 @@ def find_models(root, group_by=("net", "width")):
         if not inside and "pred" not in file.name and file.parent not in ours:
             found.append(Source(file, file.parent.name, f"{file.parent.name}/{file.stem}", {}))
     if not found:
-        more = f" ({len(broken)} unfinished: {few(broken, 3)})" if broken else ""
+        more = (f" ({len(broken)} unfinished: {few(broken, 3)}; the command of each, again, finishes it)" if broken
+                else "")
         raise FileProblem(f"{root} holds no finished run and no <architecture>/*.pth checkpoint{more}")
     return sorted(found, key=lambda s: (s.group, s.name))
 
@@ -517,7 +568,12 @@ def find_models(root, group_by=("net", "width")):
 def run_source(folder, group_by):
     import yaml
 
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        config = None
+    if not isinstance(config, dict):
+        raise ContentError(f"{folder / 'config.yaml'} is damaged; run the command of this run again with --force")
     unknown = [k for k in group_by if k not in config]
     if unknown:
         raise UsageError(f"--group_by {unknown[0]}: the runs have no such setting")

@@ -77,17 +77,33 @@ def load_source(source, args, entry):
     return trained
 
 
-def train(run, args, device):
-    """Train what args (from cli.resolve) describe into the run folder `run`, and mark it done.
-
-    Raises Interrupted when asked to stop (state saved), ContentError on NaN.
-    """
+def prepare(args, device):
+    """(data, network, what describes it) of a training, every setting looked at: bad input is refused before anything
+    is written. Raises UsageError, FileProblem and ContentError."""
     data = make_data(args, device)
     network, described = make_network(args, data)
+    if args.epochs and len(data.train) == 0:
+        raise UsageError("the training set is empty: lower --val_size or raise --train_size")
+    datasets.parse_augment(args.augment, data.entry)
+    snapshot_epochs(args.snapshots, args.epochs)
+    milestones(args)
+    make_optimiser(network, args)
+    return data, network, described
+
+
+def train(run, args, device, prepared=None):
+    """Train what args (from cli.resolve) describe into the run folder `run`, and mark it done.
+
+    prepared: what prepare returned, if it was called before. Raises Interrupted when asked to stop (state saved),
+    ContentError on NaN.
+    """
+    data, network, described = prepared or prepare(args, device)
+    parameters = sum(p.numel() for p in network.parameters())
+    run.sink.describe({"parameters": parameters})
     results = fit(network.to(device), data, args, run, described)
     if args.wandb_artifact:
         run.sink.artifact(run.path / "model.safetensors")
-    run.finish({**results, "parameters": sum(p.numel() for p in network.parameters()),
+    run.finish({**results, "parameters": parameters,
                 "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
                 "architecture": described["architecture"]})
 

@@ -1,21 +1,25 @@
 """wandb as an optional second place for what a run writes. Its absence or a dead network never stops a run.
 
-open_sink returns an object with log, table, image, artifact, finish and id: Silent where wandb is off or cannot be
-used (one warning line), Wandb otherwise. wandb is imported only when it is asked for.
+open_sink returns an object with describe, log, table, image, artifact, finish and id: Silent where wandb is off or
+cannot be used (one warning line), Wandb otherwise. wandb is imported only when it is asked for.
 """
 
 import os
-import socket
 import sys
 import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
-from urllib.parse import urlparse
 
 SECONDS = 20  # the longest that starting or ending wandb may hold up a run
+ANSWER = 4  # seconds that its host has to answer before the run logs offline
 
 
 class Silent:
     id = None
+
+    def describe(self, values):
+        pass
 
     def log(self, record):
         pass
@@ -44,9 +48,13 @@ class Wandb:
             return
         try:
             what(*args, **options)
-        except Exception as e:  # whatever wandb raises, the run goes on: its own files hold everything
-            warn(f"stopped logging: {e}")
+        except Exception as e:  # wandb raises its own and its dependencies' errors
+            warn(f"stopped logging ({said(e)}); the run goes on, its own files hold everything")
             self.run = None
+
+    def describe(self, values):
+        """Settings that are known only now, such as the number of parameters."""
+        self.guarded(lambda: self.run.config.update(values, allow_val_change=True))
 
     def log(self, record):
         self.guarded(lambda: self.run.log(record))
@@ -76,6 +84,7 @@ class Wandb:
         ending.join(SECONDS)
         if ending.is_alive():
             warn("did not finish uploading in time; the local files are whole, see 'wandb sync'")
+        self.run = None
 
 
 def open_sink(args, folder, config, known_id):
@@ -88,33 +97,53 @@ def open_sink(args, folder, config, known_id):
     except ImportError:
         warn("is not installed: logging to the run folder only (pip install wandb)")
         return Silent()
-    mode = args.wandb_mode
-    if mode == "online" and not reachable():
-        warn("has no key or cannot be reached: logging offline (later: wandb sync)")
-        mode = "offline"
-    try:
-        run = wandb.init(project=args.wandb_project, entity=args.wandb_entity, group=args.wandb_group,
-                         tags=[t for t in args.wandb_tags.split(",") if t] or None, mode=mode, config=config,
-                         dir=str(folder), id=known_id, resume="allow" if known_id else None, name=folder.name,
-                         settings=wandb.Settings(init_timeout=SECONDS, silent=True, console="off"))
-    except Exception as e:  # wandb raises its own and its dependencies' errors here
-        warn(f"cannot start ({e}): logging to the run folder only")
+    except Exception as e:  # a broken installation raises anything
+        warn(f"cannot be imported ({said(e)}): logging to the run folder only")
         return Silent()
-    return Wandb(wandb, run)
+    mode = args.wandb_mode
+    lacking = lacks(wandb) if mode == "online" else ""
+    if lacking:
+        warn(f"{lacking}: logging offline (later: wandb sync)")
+        mode = "offline"
+    for mode in dict.fromkeys((mode, "offline")):
+        try:
+            run = wandb.init(project=args.wandb_project, entity=args.wandb_entity, group=args.wandb_group,
+                             tags=[t for t in args.wandb_tags.split(",") if t] or None, mode=mode, config=config,
+                             dir=str(folder), id=known_id, resume="allow" if known_id else None, name=folder.name,
+                             settings=wandb.Settings(init_timeout=SECONDS, silent=True, console="off"))
+            return Wandb(wandb, run)
+        except Exception as e:  # wandb raises its own and its dependencies' errors here
+            place = "offline (later: wandb sync)" if mode == "online" else "to the run folder only"
+            warn(f"cannot start ({said(e)}): logging {place}")
+    return Silent()
 
 
-def reachable():
-    """Is there a key, and does wandb's host answer within 3 s?"""
-    try:
-        import wandb
+def lacks(wandb):
+    """What keeps wandb from working online, in words; "" if there is a key and its host answers in time."""
+    answers = []
 
-        if not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
-            return False
-        url = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-        with socket.create_connection((url.hostname, url.port or (443 if url.scheme == "https" else 80)), timeout=3):
-            return True
-    except OSError:
-        return False
+    def ask():
+        try:
+            if not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+                answers.append("has no key (wandb login)")
+                return
+            url = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+            urllib.request.urlopen(url, timeout=ANSWER).close()  # it goes through the proxies that the user has set
+            answers.append("")
+        except urllib.error.HTTPError:  # an answer all the same
+            answers.append("")
+        except Exception as e:
+            answers.append(f"cannot be reached ({said(e)})")
+
+    asking = threading.Thread(target=ask, daemon=True)  # looking up a host's name knows no time limit
+    asking.start()
+    asking.join(ANSWER)
+    return answers[0] if answers else f"did not answer in {ANSWER} s"
+
+
+def said(error):
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def warn(what):

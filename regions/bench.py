@@ -1,0 +1,191 @@
+"""The rows of scripts/benchmark.py on planes, class maps and their agreement.
+
+The twins work as dbViz does: a plane is a data set whose DataLoader, with 2 workers, computes one point at a time; the
+network's answers are collected row by row; a model's class maps are a list of int64 tensors in a file that is read
+again for each ordered pair of models.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from landscape import cli, evaluate, metrics, plane, runs, seeding, train
+from landscape import data as datasets
+
+POINTS = 1e-5  # largest difference of two computations of a plane's points
+TIE = 1e-4  # two best logits closer than this may change places by the rounding of float32 alone
+
+
+# ---- the plain twins -----------------------------------------------------------------------------------------------
+
+class PlanePoints(Dataset):
+    """The points of a plane, images (C, H, W), computed one at a time when they are asked for."""
+
+    def __init__(self, flat, coords):
+        self.base, self.u, self.w = (v.view(flat.shape).permute(2, 0, 1).contiguous()
+                                     for v in (flat.origin, flat.u, flat.w))
+        self.first, self.second = coords[:, 0].contiguous(), coords[:, 1].contiguous()
+
+    def __len__(self):
+        return len(self.first)
+
+    def __getitem__(self, i):
+        return self.base + self.first[i] * self.u + self.second[i] * self.w
+
+
+def plain_loader(flat, coords):
+    return DataLoader(PlanePoints(flat, coords), batch_size=256, shuffle=False, num_workers=2)
+
+
+@torch.no_grad()
+def plain_logits(network, flat, coords):
+    rows = []
+    for x in plain_loader(flat, coords):
+        rows.extend(network(x))
+    return torch.stack(rows)
+
+
+def plain_labels(network, flat, coords):
+    return plain_logits(network, flat, coords).softmax(1).argmax(1)
+
+
+def plain_agreement(first, second):
+    """Share of equal labels in two files of class maps."""
+    a, b = torch.cat(torch.load(first, weights_only=True)), torch.cat(torch.load(second, weights_only=True))
+    return (a == b).float().mean().item()
+
+
+# ---- what both sides start from ------------------------------------------------------------------------------------
+
+def seeded_planes(data, count, resolution):
+    """[(plane, grid coordinates)] through seeded test images of different classes, in the data set's space."""
+    space, found = evaluate.image_space(data.entry), []
+    for r in range(count):
+        ids = plane.random_triplet(data.test.true_labels, seeding.stream(1, "triplet", r))
+        flat = evaluate.image_plane(data.test, ids, space)
+        found.append((flat, plane.grid(flat, resolution)))
+    return found
+
+
+def trained_network(bench, data):
+    """A landscape.runs.Trained resnet20 after 200 steps, since the maps of an untrained one are ties everywhere."""
+    count = bench.size(25_600, 256)
+    root = {"data_root": bench.data_root} if bench.data_root else {}
+    args = cli.library(net="resnet20", dataset=bench.dataset, train_size=count, val_size=0, epochs=1,
+                       scheduler="cosine", augment="crop,flip", eval_every=0, device="cpu",
+                       runs=bench.cache / "runs", **root)
+    run = runs.start("benchmark", args)
+    if not run.finished:
+        network, described = train.make_network(args, data)
+        none = data.test.subset(torch.arange(0))
+        small = replace(data, train=data.full.subset(torch.arange(count)), val=none, test=none)
+        run.finish(train.fit(network, small, args, run, described))
+    run.close()
+    return runs.load(run.path)
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
+
+def points(bench):
+    data = datasets.load(bench.dataset, bench.data_root, val_size=0)
+    planes = seeded_planes(data, bench.size(8, 1), bench.size(50, 6))
+
+    def each_batch():
+        for flat, coords in planes:
+            buffer = torch.empty(128, *flat.shape)
+            for part in coords.split(128):
+                yield plane.points(flat, part, out=buffer)
+
+    def ours():
+        return sum(len(x) for x in each_batch())
+
+    def twin():
+        return sum(len(x) for flat, coords in planes for x in plain_loader(flat, coords))
+
+    def check():
+        fast = torch.cat([x.clone() for x in each_batch()]).permute(0, 3, 1, 2)
+        slow = torch.cat([x for flat, coords in planes for x in plain_loader(flat, coords)])
+        worst = (fast - slow).abs().max().item()
+        return worst <= POINTS, f"{len(slow)} points differ by {worst:.1e} at most (≤ {POINTS:.0e})"
+
+    return bench.ratio(f"the points of {len(planes)} planes: in batches / one at a time, DataLoader with 2 workers",
+                       20, ours, twin, check)
+
+
+def class_map(bench):
+    data = datasets.load(bench.dataset, bench.data_root, val_size=0)
+    trained = trained_network(bench, data)
+    network, space = trained.network.eval(), evaluate.image_space(data.entry)
+    planes = [(evaluate.seen_by(flat, space, trained.preprocessing), coords)
+              for flat, coords in seeded_planes(data, bench.size(4, 1), bench.size(50, 8))]
+    precision = cli.resolved_precision("auto", "cpu")
+
+    def ours():
+        return evaluate.ClassMapper(network, precision)(*planes[0])
+
+    def twin():
+        return plain_labels(network, *planes[0])
+
+    def check():
+        """As many planes as there are, one ClassMapper for all, as save_preds.py has it."""
+        mapper, total, wrong, ties, twice, changed = evaluate.ClassMapper(network, precision), 0, 0, 0, 0, 0
+        for flat, coords in planes:
+            slow = plain_logits(network, flat, coords)
+            said = mapper(flat, coords)
+            fast = mapper.forward(mapper.fast or network, flat, coords).argmax(1)
+            best = slow.topk(2, dim=1).values
+            differ, tie = said["labels"] != slow.argmax(1), best[:, 0] - best[:, 1] < TIE
+            total, twice = total + len(coords), twice + said["rechecked"]
+            wrong, ties = wrong + int((differ & ~tie).sum()), ties + int((differ & tie).sum())
+            changed += int((fast != slow.argmax(1)).sum())
+        return wrong == 0, (f"{total - wrong - ties} of {total} labels on {len(planes)} planes equal fp32"
+                            + f", {ties} more are ties below {TIE:g}" * bool(ties)
+                            + f"; {twice / total:.1%} labelled twice, without which {changed} would differ")
+
+    return bench.ratio(f"a plane of {len(planes[0][1])} points through resnet20 to labels: {precision} and recheck, "
+                       "set-up included / dbViz's path", 3.5, ours, twin, check)
+
+
+def agreement(bench):
+    models, count, pairs = bench.size(30, 4), bench.size(500, 20), bench.size(15, 2)
+    folder = bench.cache / "class_maps"
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, maps in enumerate(made_up_maps(models, count, bench.size(50, 10))):
+        runs.write_arrays(folder / f"{i}.npz", labels=maps)
+        torch.save(list(torch.from_numpy(maps).long()), folder / f"{i}.pth")
+    ordered = [(i, j) for i in range(models) for j in range(models) if i != j]
+    spread_out = ordered[:: len(ordered) // pairs][:pairs]
+
+    def ours():
+        maps = np.stack([runs.read_arrays(folder / f"{i}.npz")["labels"] for i in range(models)])
+        return metrics.agreement_per_plane(maps).mean(axis=2)
+
+    def twin():
+        return [plain_agreement(folder / f"{i}.pth", folder / f"{j}.pth") for i, j in spread_out]
+
+    def check():
+        matrix = ours()
+        worst = max(abs(matrix[pair] - value) for pair, value in zip(spread_out, twin()))
+        return worst <= 1e-6, f"{pairs} of {len(ordered)} scores differ by {worst:.0e} at most (≤ 1e-6)"
+
+    row = bench.ratio(f"agreement of {models} models on {count} planes, reading included: uint8 maps / int64 maps read "
+                      f"for each ordered pair (timed on {pairs} of {len(ordered)} pairs and scaled up)",
+                      200, ours, twin, check, share=pairs / len(ordered))
+    for file in folder.glob("*"):
+        file.unlink()
+    return row
+
+
+def made_up_maps(models, planes, resolution):
+    """Class maps uint8 (planes, resolution**2) of each model: smooth regions of 10 classes, partly shared."""
+    shared = torch.randn(planes, 10, 5, 5, generator=seeding.stream(0, "maps"))
+    for i in range(models):
+        own = torch.randn(planes, 10, 5, 5, generator=seeding.stream(0, "maps", i))
+        scores = F.interpolate(shared + 0.5 * own, (resolution, resolution), mode="bilinear")
+        yield scores.argmax(1).flatten(1).to(torch.uint8).numpy()
+
+
+ROWS = {"points": points, "plane": class_map, "agreement": agreement}

@@ -1,0 +1,237 @@
+"""The training loop against a plain twin, schedules at exact steps, and what it writes."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from landscape import cli, data, evaluate, runs, seeding, train
+from landscape.errors import UsageError
+
+torch.set_num_threads(1)
+
+
+def settings(tmp_path, **changes):
+    """A small training on digits, in float32."""
+    small = dict(dataset="digits", net="mlp", width=16, train_size=150, epochs=2, bs=32, lr=0.05, precision="fp32",
+                 device="cpu", threads=1, runs=str(tmp_path / "runs"))
+    return cli.library(**{**small, **changes})
+
+
+def trained(tmp_path, penalty=None, **changes):
+    """(run, network's final weights, data)"""
+    args = settings(tmp_path, **changes)
+    run = runs.start("regions", args)
+    if not run.finished:
+        train.train(run, args, torch.device("cpu"))
+    run.close()
+    weights, _ = runs.read_weights(run.path / "model.safetensors")
+    return run, weights, args
+
+
+def twin(args, accumulate_all=False):
+    """The slow twin of fit: one plain loop over steps, each image prepared by itself."""
+    d = train.make_data(args)
+    network, described = train.make_network(args, d)
+    augment = data.parse_augment(args.augment, d.entry)
+    n, parameters = len(d.train), list(network.parameters())
+    velocity = [torch.zeros_like(p) for p in parameters]
+    steps = train.steps_per_epoch(n, args.bs)
+    for epoch in range(args.epochs):
+        order = torch.randperm(n, generator=seeding.stream(args.order_seed, "order", epoch))
+        draws = d.train.draw(augment, seeding.stream(args.augment_seed, "augment", epoch))
+        for step in range(steps):
+            rows = order[step * args.bs:(step + 1) * args.bs]
+            x = torch.cat([d.train.batch(r[None], described["preprocessing"], augment, draws) for r in rows])
+            y = d.train.labels[rows]
+            said = network(x)
+            logp = said.log_softmax(1)
+            smooth = args.label_smoothing
+            hit = -logp[range(len(y)), y]
+            loss = ((1 - smooth) * hit - smooth * logp.mean(1)).mean()
+            grads = torch.autograd.grad(loss, parameters)
+            norm = math.sqrt(sum((g**2).sum().item() for g in grads))
+            scale = min(1.0, args.clip_norm / norm) if args.clip_norm else 1.0
+            rate = train.learning_rate(args, epoch * steps + step, steps)
+            with torch.no_grad():
+                for i, (p, g) in enumerate(zip(parameters, grads)):
+                    g = g * scale + args.weight_decay * p
+                    velocity[i] = args.momentum * velocity[i] + g
+                    p -= rate * (g + args.momentum * velocity[i] if args.nesterov else velocity[i])
+    return network.state_dict()
+
+
+@pytest.mark.parametrize("changes", [
+    {},
+    {"nesterov": True, "scheduler": "cosine", "warmup": 0.5},
+    {"augment": "crop,flip", "label_smoothing": 0.2, "clip_norm": 0.5},
+], ids=["plain", "nesterov-cosine-warmup", "augmented-smoothed-clipped"])  # fmt: skip
+def test_fit_equals_a_plain_loop(tmp_path, changes):
+    _, weights, args = trained(tmp_path, **changes)
+    expected = twin(args)
+    for k, v in weights.items():
+        assert torch.allclose(v, expected[k], atol=1e-5), k
+
+
+def test_a_step_in_parts_is_the_same_step(tmp_path):
+    _, whole, _ = trained(tmp_path)
+    _, parts, _ = trained(tmp_path, accumulate=5)
+    assert all(torch.allclose(whole[k], parts[k], atol=1e-5) for k in whole)
+
+
+@pytest.mark.parametrize("opt", ["Adam", "AdamW"])
+def test_other_optimisers_learn(tmp_path, opt):
+    run, _, args = trained(tmp_path, opt=opt, lr=0.01, epochs=15, scheduler="cosine")
+    assert args.weight_decay == {"Adam": 0.0, "AdamW": 0.01}[opt]
+    lines = run.metrics()
+    assert lines[-1]["train_loss"] < 0.5 * lines[0]["train_loss"]
+    assert lines[-1]["test_accuracy"] > 0.6
+
+
+def test_a_penalty_is_added_to_every_step(tmp_path):
+    args = settings(tmp_path, epochs=6, scheduler="constant")
+    d = train.make_data(args)
+    norms = {}
+    for strength in (0.0, 1.0):
+        network, described = train.make_network(args, d)
+        run = runs.start(f"penalty{strength}", args)
+
+        def penalty(n, strength=strength):
+            return strength * sum((p**2).sum() for p in n.parameters())
+
+        train.fit(network, d, args, run, described, penalty=penalty)
+        run.close()
+        norms[strength] = sum((p**2).sum().item() for p in network.parameters())
+    assert norms[1.0] < 0.2 * norms[0.0]
+
+
+def test_bf16_stays_near_fp32(tmp_path):
+    run32, _, _ = trained(tmp_path, net="resnet20", width=4)
+    run16, weights, _ = trained(tmp_path, net="resnet20", width=4, precision="bf16")
+    assert all(v.dtype in (torch.float32, torch.int64) for v in weights.values())
+    a, b = run32.metrics()[0]["train_loss"], run16.metrics()[0]["train_loss"]
+    assert a != b and abs(a - b) < 0.1 * a
+
+
+# ---- schedules -----------------------------------------------------------------------------------------------------
+
+
+def rates(scheduler, epochs, steps=10, **changes):
+    args = cli.library(epochs=epochs, scheduler=scheduler, lr=1.0, precision="fp32", **changes)
+    return np.array([train.learning_rate(args, s, steps) for s in range(epochs * steps)])
+
+
+def test_the_milestones_of_dbviz():
+    for epochs, expected in ((100, [37, 62, 87]), (200, [74, 124, 175])):
+        r = rates("linear", epochs)
+        drops = (np.flatnonzero(np.diff(r)) + 1) / 10
+        assert drops.tolist() == expected
+        assert np.allclose(np.unique(r), [0.001, 0.01, 0.1, 1])
+    assert (rates("linear", 2)[:10] == 1).all()  # a milestone at epoch 0 is no milestone
+
+
+def test_multistep_at_given_and_at_automatic_epochs():
+    assert np.allclose(rates("multistep", 4, milestones="1,3")[[9, 10, 29, 30]], [1, 0.1, 0.1, 0.01])
+    assert np.allclose(rates("multistep", 8)[[29, 30, 49, 50, 69, 70]], [1, 0.1, 0.1, 0.01, 0.01, 0.001])
+
+
+def test_cosine_constant_and_linear_decay():
+    assert np.allclose(rates("cosine", 4)[[0, 20]], [1, 0.5]) and rates("cosine", 4)[-1] < 0.01
+    assert (rates("constant", 4) == 1).all()
+    assert np.allclose(rates("linear_decay", 4), 1 - np.arange(40) / 40)
+
+
+def test_warmup_rises_to_the_full_rate_and_then_the_schedule_begins():
+    r = rates("cosine", 4, warmup=1)
+    assert np.allclose(r[:10], np.arange(1, 11) / 10)
+    assert r[10] == 1 and np.allclose(r[25], 0.5)
+
+
+def test_a_lone_last_image_is_left_out():
+    assert train.steps_per_epoch(129, 128) == 1
+    assert train.steps_per_epoch(130, 128) == 2
+    assert train.steps_per_epoch(1, 128) == 1
+    assert train.steps_per_epoch(5, 1) == 5
+
+
+def test_snapshot_epochs_in_words():
+    assert train.snapshot_epochs("", 5) == set()
+    assert train.snapshot_epochs("all", 2) == {0, 1, 2}
+    assert train.snapshot_epochs("every=2", 5) == {0, 2, 4}
+    assert train.snapshot_epochs("0,3", 5) == {0, 3}
+    with pytest.raises(UsageError, match="every=5"):
+        train.snapshot_epochs("often", 5)
+
+
+# ---- what is written -----------------------------------------------------------------------------------------------
+
+
+def test_results_tell_last_and_best_apart_and_choose_on_validation(tmp_path):
+    run, _, args = trained(tmp_path, epochs=5, val_size=100, lr=0.3)
+    results, lines = runs.read_json(run.path / "results.json"), run.metrics()
+    assert results["images"] == {"train": 150, "val": 100, "test": 360}
+    accuracies = [r["val_accuracy"] for r in lines]
+    assert results["best"]["epoch"] == 1 + accuracies.index(max(accuracies))
+    assert results["last"]["epoch"] == 5
+    best = runs.load(run.path, which="best")
+    d = train.make_data(args)
+    assert math.isclose(evaluate.score(best.network, d.val, best.preprocessing)["accuracy"], max(accuracies))
+    assert math.isclose(evaluate.score(best.network, d.test, best.preprocessing)["accuracy"],
+                        results["best"]["test_accuracy"])
+
+
+def test_snapshots_begin_with_the_initial_weights_and_end_with_the_final_ones(tmp_path):
+    run, weights, args = trained(tmp_path, snapshots="0,1,2")
+    files = sorted(p.name for p in (run.path / "checkpoints").iterdir())
+    assert files == ["epoch_0000.safetensors", "epoch_0001.safetensors", "epoch_0002.safetensors"]
+    network, _ = train.make_network(args, train.make_data(args))
+    first = runs.load(run.path / "checkpoints" / files[0]).network.state_dict()
+    last = runs.load(run.path / "checkpoints" / files[2]).network.state_dict()
+    assert all(torch.equal(first[k], v) for k, v in network.state_dict().items())
+    assert all(torch.equal(last[k], v) for k, v in weights.items())
+
+
+def test_init_from_starts_where_another_run_ended(tmp_path):
+    first, weights, _ = trained(tmp_path)
+    run, again, _ = trained(tmp_path, init_from=str(first.path / "model.safetensors"), epochs=0)
+    assert all(torch.equal(weights[k], again[k]) for k in weights)
+
+
+def test_a_run_without_a_validation_set_has_no_best(tmp_path):
+    run, _, _ = trained(tmp_path)
+    results = runs.read_json(run.path / "results.json")
+    assert results["best"] is None and not (run.path / "best.safetensors").exists()
+    assert 0 <= results["last"]["test_accuracy"] <= 1
+
+
+def test_the_folder_holds_what_the_house_says(tmp_path):
+    run, _, _ = trained(tmp_path)
+    held = {p.name for p in Path(run.path).iterdir()}
+    assert held == {"config.yaml", "meta.json", "metrics.jsonl", "model.safetensors", "results.json", "done"}
+    meta = runs.read_json(run.path / "meta.json")
+    assert meta["seeds"]["init_seed"] == 1 and meta["seconds"] > 0 and meta["torch"]
+
+
+def test_noise_is_trained_on_and_the_true_labels_are_kept(tmp_path):
+    args = settings(tmp_path, noise_rate=0.3, train_size=0)
+    d = train.make_data(args)
+    wrong = (d.train.labels != d.train.true_labels).float().mean().item()
+    assert 0.28 < wrong <= 0.3
+    assert torch.equal(d.test.labels, d.test.true_labels)
+
+
+def test_compiled_training_is_the_same_training(tmp_path, monkeypatch):
+    compiler = torch.compile
+    used = []
+
+    def eager(network):  # torch's own tracing without the minutes that generating C++ takes
+        used.append(network)
+        return compiler(network, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", eager)
+    _, plain, _ = trained(tmp_path, epochs=1, train_size=64)
+    assert not used
+    _, compiled, _ = trained(tmp_path, epochs=1, train_size=64, compile=True)
+    assert used and all(torch.allclose(plain[k], compiled[k], atol=1e-5) for k in plain)

@@ -15,6 +15,7 @@ from pathlib import Path
 from landscape import cli, runs
 from landscape.errors import ContentError, FileProblem, UsageError
 
+NEEDS = ("labels", "triplets", "complete", "classes", "settings")  # of a file of class maps
 SCORES = {"agreement": "share of points with the same class", "mean_iou": "mean IoU over classes",
           "kappa": "agreement beyond chance (Cohen's kappa)"}
 
@@ -26,6 +27,8 @@ def make_parser():
     g.add_argument("--group_by", default="net,width", metavar="KEY,KEY,…",
                    help="the settings that make a group; a foreign checkpoint's group is its folder")
     cli.add_maps(parser, chosen=False)
+    parser.add_argument("--which", default=None, choices=("model", "best"),
+                        help="class maps of the last weights, or of the best on a run's validation set")
     g = parser.group("statistics", named=True)
     g.add_argument("--resamples", type=cli.positive, default=2000, help="of the bootstrap")
     g.add_argument("--level", type=cli.number(0.5, 0.9999), default=0.95, help="of the intervals")
@@ -42,20 +45,19 @@ def main(argv=None):
         print(f"{len(files)} networks on {settings['planes']} planes of {settings['resolution']}x"
               f"{settings['resolution']} points: {', '.join(sorted({s.group for s, _ in files}))}")
         return 0
-    args.force = True  # seconds of work, and the networks under DIR may be others than last time
-    run = runs.start("regions", args, f"agreement_{Path(args.load_net).resolve().name}")
-    results = compare(args, files, settings)
+    results = compare(args, files, settings)  # before start, which clears away the last ones
     show(results)
-    draw(args, run, results)
-    run.finish(results)
-    run.close()
+    args.force = True  # seconds of work, and the networks under DIR may be others than last time
+    with runs.start("regions", args, f"agreement_{Path(args.load_net).resolve().name}") as run:
+        draw(args, run, results)
+        run.finish(results)
     print(f"results: {run.path / 'results.json'}\ntable: {run.path / 'agreement.csv'}")
     return 0
 
 
 def choose(args, sources):
     """([(source, file)], settings): the class maps that all sources have in common and the flags select."""
-    asked = {k: getattr(args, k) for k in cli.MAPS if getattr(args, k) not in (None, False)}
+    asked = {k: getattr(args, k) for k in (*cli.MAPS, "which") if getattr(args, k) not in (None, False)}
     held = []
     for source in sources:
         folder = runs.measure_folder(source, args.runs) / "arrays"
@@ -67,9 +69,11 @@ def choose(args, sources):
         who = f"{runs.few(lacking, 3)} have none" if lacking else "each has others"
         raise FileProblem(f"no finished class maps that all {len(sources)} networks under {args.load_net} share "
                           f"({who}): python save_preds.py --load_net {args.load_net}")
+    if len(common) > 1 and not args.as_published:  # not asked for, they come second
+        common = {n for n in common if not settings_of(held[0][n])["as_published"]} or common
     if len(common) > 1:
         kinds = [settings_of(held[0][name]) for name in sorted(common)]
-        varying = [k for k in cli.MAPS if len({str(s[k]) for s in kinds}) > 1] or ["which"]
+        varying = [k for k in (*cli.MAPS, "which") if len({str(s[k]) for s in kinds}) > 1] or ["dataset"]
         choices = ", ".join(f"--{k} {'/'.join(sorted({str(s[k]) for s in kinds}))}" for k in varying)
         raise UsageError(f"there are {len(common)} sets of class maps: choose by {choices}")
     name = common.pop()
@@ -77,12 +81,19 @@ def choose(args, sources):
 
 
 def settings_of(file):
-    return json.loads(str(runs.read_arrays(file)["settings"]))
+    return read_settings(runs.read_arrays(file, NEEDS), file)
+
+
+def read_settings(held, file):
+    try:
+        return json.loads(str(held["settings"]))
+    except ValueError:
+        raise ContentError(f"{file} is damaged (its settings are not JSON); run save_preds.py --force") from None
 
 
 def fits(file, asked):
-    held = runs.read_arrays(file)
-    settings = json.loads(str(held["settings"]))
+    held = runs.read_arrays(file, NEEDS)
+    settings = read_settings(held, file)
     return int(held["complete"]) == settings["planes"] and all(settings[k] == v for k, v in asked.items())
 
 
@@ -143,26 +154,17 @@ def listed(values):
     return None if values is None else values.tolist()
 
 
-def matrices(results, score):
-    """(value, low, high) of the groups as square lists of lists."""
-    names = results["groups"]
-    square = {k: [[None] * len(names) for _ in names] for k in ("value", "low", "high")}
-    for row in results["scores"][score]["groups"]:
-        a, b = names.index(row["group_a"]), names.index(row["group_b"])
-        for key, rows in square.items():
-            rows[a][b] = rows[b][a] = row[key]
-    return square["value"], square["low"], square["high"]
-
-
 def show(results):
     """The group matrices as text."""
+    from landscape.results import square
+
     names, settings = results["groups"], results["settings"]
     width = max(16, *(len(n) + 2 for n in names))
     print(f"{len(results['models'])} networks, {settings['planes']} planes of {settings['resolution']}x"
           f"{settings['resolution']} points, {settings['dataset']} {settings['split']}, "
           f"{results['level']:.0%} intervals over planes")
     for score, meaning in SCORES.items():
-        value, low, high = matrices(results, score)
+        value, low, high = square(results["scores"][score]["groups"], names)
         print(f"\n{score}: {meaning}\n{'':<{width}}" + "".join(f"{n:>{width + 6}}" for n in names))
         for i, name in enumerate(names):
             cells = [cell(value[i][j], low[i][j], high[i][j]) for j in range(len(names))]
@@ -183,29 +185,11 @@ def draw(args, run, results):
     rows = [{"score": score, **row} for score, part in results["scores"].items() for row in part["groups"]]
     write_csv(run.path / "agreement.csv", rows)
     run.sink.table("agreement", [{k: "" if v is None else v for k, v in row.items()} for row in rows])
-    sizes = {g: sum(m["group"] == g for m in results["models"]) for g in results["groups"]}
-    names = [f"{g} ({sizes[g]})" for g in results["groups"]]
-    for score, meaning in SCORES.items():
-        value, low, high = matrices(results, score)
-        side = max(4.2, 1.1 * len(names) + 2)
-        fig, ax = plots.figure(width=side + 1, height=side)
-        plots.similarity_matrix(ax, value, names, low=low, high=high, label=meaning)
-        for path in plots.save(fig, run.path / "figures" / score, args.formats.split(",")):
-            run.sink.image(score, path)
-            print(f"figure: {path}") if score == "agreement" else None
-    value = results["scores"]["agreement"]["models"]["value"]
-    side = max(4.5, 0.45 * len(value) + 2.5)
-    fig, ax = plots.figure(width=side + 1, height=side)
-    plots.similarity_matrix(ax, value, numbered(results["models"]), label=SCORES["agreement"])
-    plots.save(fig, run.path / "figures" / "agreement_models", args.formats.split(","))
-
-
-def numbered(models):
-    """Short names of the models: their group and a number in it."""
-    seen = {}
-    for m in models:
-        seen.setdefault(m["group"], []).append(m["path"])
-    return [f"{m['group']} {seen[m['group']].index(m['path']) + 1}" for m in models]
+    for name, fig in plots.agreement_figures(results, SCORES).items():
+        for path in plots.save(fig, run.path / "figures" / name, args.formats.split(",")):
+            run.sink.image(name, path)
+            if name == "agreement":
+                print(f"figure: {path}")
 
 
 if __name__ == "__main__":

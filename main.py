@@ -32,9 +32,10 @@ def make_parser():
                         "--plane_seed")
     g.add_argument("--split", default="train", choices=("train", "test"), help="the set that --imgs counts in")
     g.add_argument("--plane_seed", type=int, default=1, help="choice of the anchors where --imgs is not given")
-    g.add_argument("--resolution", type=lambda v: int(float(v)), default=100, help="points a side of the grid")
-    g.add_argument("--range_l", type=float, default=0.1, help="margin left and below, share of the box of anchors")
-    g.add_argument("--range_r", type=float, default=0.1, help="margin right and above")
+    g.add_argument("--resolution", type=cli.side, default=100, help="points a side of the grid")
+    g.add_argument("--range_l", type=cli.number(), default=0.1,
+                   help="margin left and below, share of the box of anchors")
+    g.add_argument("--range_r", type=cli.number(), default=0.1, help="margin right and above")
     g.add_argument("--map_precision", default="fp32", choices=("fp32", "bf16"),
                    help="bf16 with the points near boundaries in fp32 again: faster where the device has bf16")
     cli.add_figures(parser)
@@ -55,17 +56,31 @@ def main(argv=None):
         if args.ids == "none":
             raise UsageError("--load_net draws the network: --imgs none leaves nothing to do")
         return draw(args, sources)
-    run = runs.start("regions", args)
-    if not run.finished:
-        from landscape import train
+    prepared = None if finished(args) else prepare(args)
+    with runs.start("regions", args) as run:
+        if not run.finished:
+            from landscape import train
 
-        train.train(run, args, cli.set_up_device(args))
+            train.train(run, args, cli.set_up_device(args), prepared)
         draw_curves(run, args)
-    report(run, args)
-    run.close()
-    if args.ids != "none":
-        draw(args, [runs.run_source(run.path, args.group_by.split(","))])
+        report(run, args)
+        if args.ids != "none":
+            draw(args, [runs.run_source(run.path, args.group_by.split(","))], run.sink)
     return 0
+
+
+def finished(args):
+    return (runs.folder("regions", args) / "done").exists() and not args.force
+
+
+def prepare(args):
+    """landscape.train.prepare, and a look at the anchors: hours of training should not end in a refusal."""
+    from landscape import train
+
+    prepared = train.prepare(args, cli.set_up_device(args))
+    if args.ids != "none":
+        anchors(args, prepared[0])
+    return prepared
 
 
 def anchor_ids(text):
@@ -122,20 +137,22 @@ def export(path, name):
 
 
 def draw_curves(run, args):
-    """The training's own figure: loss and accuracy over epochs."""
-    from landscape import plots
-
-    records = run.metrics()
+    """The training's own figure, where it is not there yet: loss and accuracy over epochs."""
+    stem = run.path / "figures" / "curves"
+    formats = [f for f in args.formats.split(",") if not Path(f"{stem}.{f}").exists()]
+    records = run.metrics() if formats else []
     if records:
-        fig = plots.training_curves(records)
-        for path in plots.save(fig, run.path / "figures" / "curves", args.formats.split(",")):
+        from landscape import plots
+
+        for path in plots.save(plots.training_curves(records), stem, formats):
             run.sink.image("curves", path)
 
 
 # ---- decision regions ----------------------------------------------------------------------------------------------
 
-def draw(args, sources):
-    """Class maps of every source on one plane (computed where they are not on disk yet), and their figure."""
+def draw(args, sources, sink=None):
+    """Class maps of every source on one plane (computed where they are not on disk yet), and their figure. sink: the
+    wandb sink of a training that is still open."""
     settings = {"dataset": args.dataset if sources[0].foreign else sources[0].config["dataset"], "split": args.split,
                 "ids": args.ids, "plane_seed": None if args.ids else args.plane_seed, "resolution": args.resolution,
                 "range_l": args.range_l, "range_r": args.range_r, "precision": args.map_precision,
@@ -145,7 +162,7 @@ def draw(args, sources):
     missing = [(s, f) for s, f in zip(sources, files) if args.force or not f.exists()]
     if missing:
         compute(args, settings, missing)
-    cells = [(s.group, seed_name(s), runs.read_arrays(f)) for s, f in zip(sources, files)]
+    cells = [(s.group, s.seed_name, runs.read_arrays(f)) for s, f in zip(sources, files)]
     if len(sources) == 1:
         folder = runs.measure_folder(sources[0], args.runs)
     else:
@@ -158,27 +175,37 @@ def draw(args, sources):
     stem = Path(args.plot_path or folder / "figures") / "_".join(words + ["flat"] * args.flat)
     for path in plots.save(fig, stem, args.formats.split(",")):
         print(f"figure: {path}")
-    log_figure(args, folder, Path(f"{stem}.png"))
+    log_figure(args, folder, Path(f"{stem}.png"), sink)
     return 0
 
 
-def seed_name(source):
-    """A column's name: the seed of a run whose training seeds are one, else the file's name."""
-    seeds = {source.config.get(k) for k in ("init_seed", "order_seed")}
-    return f"seed {seeds.pop()}" if len(seeds) == 1 and not source.foreign else source.name
-
-
-def log_figure(args, folder, png):
+def log_figure(args, folder, png, sink):
     """The figure to wandb, in the run that trained the network where there was one."""
-    if not (args.active_log and png.exists()):
-        return
-    meta = folder / "meta.json"
-    from landscape.wandb_sink import open_sink
+    if args.active_log and png.exists():
+        joined = sink if sink and sink.id else runs.join(folder, args)
+        joined.image("decision regions", png)
+        if joined is not sink:
+            joined.finish()
 
-    folder.mkdir(parents=True, exist_ok=True)
-    sink = open_sink(args, folder, {}, runs.read_json(meta).get("wandb_id") if meta.exists() else None)
-    sink.image("decision regions", png)
-    sink.finish()
+
+def anchors(args, data):
+    """(images of --split, ids of the three anchors, the plane through them); UsageError where they span none."""
+    from landscape import evaluate, plane, seeding
+
+    images, ids = data.full if args.split == "train" else data.test, args.ids
+    try:
+        if ids is None:
+            ids = plane.random_triplet(images.true_labels, seeding.stream(args.plane_seed, "triplet", 0))
+        elif args.smoke:
+            ids = [(i + n) % len(images) for n, i in enumerate(ids)]
+        if max(ids) >= len(images):
+            raise UsageError(f"--imgs {args.imgs}: {data.name}'s {args.split} set has ids 0 to {len(images) - 1}")
+        flat = evaluate.image_plane(images, ids, evaluate.image_space(data.entry))
+        plane.extent(flat, args.range_l, args.range_r)
+    except plane.PlaneError as e:
+        place = f"--imgs {','.join(map(str, ids))}" if ids else f"{data.name}, {args.split} set"
+        raise UsageError(f"{place}: {e} (--imgs ID,ID,ID chooses anchors; --imgs none draws nothing)") from None
+    return images, ids, flat
 
 
 def compute(args, settings, missing):
@@ -187,25 +214,14 @@ def compute(args, settings, missing):
     import torch
 
     from landscape import data as datasets
-    from landscape import evaluate, plane, seeding, train
+    from landscape import evaluate, plane, train
 
     device = cli.set_up_device(args)
     data = datasets.load(settings["dataset"], args.data_root, val_size=0)
-    images = data.full if args.split == "train" else data.test
-    ids = args.ids
-    if ids is None:
-        ids = plane.random_triplet(images.true_labels, seeding.stream(args.plane_seed, "triplet", 0))
-    elif args.smoke:
-        ids = [(i + n) % len(images) for n, i in enumerate(ids)]
-    if max(ids) >= len(images):
-        raise UsageError(f"--imgs {args.imgs}: {settings['dataset']}'s {args.split} set has ids 0 to {len(images) - 1}")
-    space = evaluate.image_space(data.entry)
-    try:
-        flat = evaluate.image_plane(images, ids, space).to(device)
-        coords = plane.grid(flat, args.resolution, args.range_l, args.range_r)
-        extent = plane.extent(flat, args.range_l, args.range_r)
-    except plane.PlaneError as e:
-        raise UsageError(f"--imgs {','.join(map(str, ids))}: {e}") from None
+    images, ids, flat = anchors(args, data)
+    flat, space = flat.to(device), evaluate.image_space(data.entry)
+    coords = plane.grid(flat, args.resolution, args.range_l, args.range_r)
+    extent = plane.extent(flat, args.range_l, args.range_r)
     pictures = (images.pixels(torch.tensor(ids)).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
     progress = runs.Progress(len(missing), "decision regions")
     for source, file in missing:

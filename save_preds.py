@@ -15,6 +15,8 @@ from pathlib import Path
 from landscape import cli, runs
 from landscape.errors import ContentError, Interrupted, UsageError
 
+NEEDS = ("labels", "triplets", "complete", "rechecked", "classes", "settings")  # of a file of class maps
+
 
 def make_parser():
     parser = cli.Parser("save_preds.py", __doc__)
@@ -68,7 +70,7 @@ def main(argv=None):
 
 def complete(file, settings):
     """Are all planes of this file computed?"""
-    return file.exists() and int(runs.read_arrays(file)["complete"]) == settings["planes"]
+    return file.exists() and int(runs.read_arrays(file, NEEDS)["complete"]) == settings["planes"]
 
 
 def summary(file):
@@ -85,9 +87,7 @@ def summary(file):
 
 def log(args, source, row):
     """The summary as a table in the wandb run of the network's training."""
-    from landscape.wandb_sink import open_sink
-
-    sink = open_sink(args, source.path, {}, runs.read_json(source.path / "meta.json").get("wandb_id"))
+    sink = runs.join(source.path, args)
     sink.table("class maps", [{"group": source.group, **{k: float(v) for k, v in row.items()}}])
     sink.finish()
 
@@ -110,35 +110,43 @@ def compute(args, settings, todo):
         precision = cli.resolved_precision("auto", device.type)
     progress = runs.Progress(len(todo) * settings["planes"], "class maps")
     for source, file in todo:
-        lock = runs.hold(file.parent)
-        if args.force:
-            file.unlink(missing_ok=True)
         trained = train.load_source(source, args, data.entry)
         check_same_data(source, trained, settings)
         mapper = evaluate.ClassMapper(trained.network.to(device), precision, args.eval_bs)
-        held = runs.read_arrays(file) if file.exists() else {
-            "labels": np.zeros((settings["planes"], settings["resolution"] ** 2), dtype=kind), "triplets": ids,
-            "complete": 0, "rechecked": 0, "classes": np.array(data.entry.classes),
-            "settings": json.dumps(settings, sort_keys=True)}
-        progress.step(int(held["complete"]))
-        saved = time.monotonic()
-        with runs.stoppable() as stop:
-            for r in range(int(held["complete"]), settings["planes"]):
-                flat, coords = plane_of(images, ids[r], settings, space, r)
-                said = mapper(evaluate.seen_by(flat, space, trained.preprocessing), coords)
-                held["labels"][r] = said["labels"].numpy()
-                held["rechecked"], held["complete"] = held["rechecked"] + said["rechecked"], r + 1
-                progress.step()
-                last = r + 1 == settings["planes"]
-                if last or stop.requested or time.monotonic() - saved >= args.save_every:
-                    runs.write_arrays(file, **held)
-                    saved = time.monotonic()
-                if stop.requested and not last:
-                    raise Interrupted(f"{stop.requested}: stopped after {r + 1} planes of {source.name}; saved in "
-                                      f"{file}; the same command goes on")
+        lock = runs.hold(file.parent)
+        try:
+            for leftover in file.parent.glob(f".{file.name}.tmp-*"):
+                leftover.unlink()
+            held = runs.read_arrays(file, NEEDS) if file.exists() and not args.force else {
+                "labels": np.zeros((settings["planes"], settings["resolution"] ** 2), dtype=kind), "triplets": ids,
+                "complete": 0, "rechecked": 0, "classes": np.array(data.entry.classes),
+                "settings": json.dumps(settings, sort_keys=True)}
+            progress.step(int(held["complete"]))
+            add_planes(held, lambda r, t=trained, m=mapper: m(*seen_plane(images, ids[r], settings, space, r, t)),
+                       source, file, args.save_every, progress)
+        finally:
+            runs.release(lock)
         trained.network.cpu()
-        runs.release(lock)
     progress.close()
+
+
+def add_planes(held, say, source, file, every, progress):
+    """Fill the class maps `held` up to their last plane with say(number of a plane), and save them into file as they
+    grow: every so many seconds, and when asked to stop."""
+    planes, saved = len(held["labels"]), time.monotonic()
+    with runs.stoppable() as stop:
+        for r in range(int(held["complete"]), planes):
+            said = say(r)
+            held["labels"][r] = said["labels"].numpy()
+            held["rechecked"], held["complete"] = held["rechecked"] + said["rechecked"], r + 1
+            progress.step()
+            last = r + 1 == planes
+            if last or stop.requested or time.monotonic() - saved >= every:
+                runs.write_arrays(file, **held)
+                saved = time.monotonic()
+            if stop.requested and not last:
+                raise Interrupted(f"{stop.requested}: stopped after {r + 1} planes of {source.name}; saved in {file}; "
+                                  "the same command goes on")
 
 
 def draw_triplets(images, settings):
@@ -157,15 +165,16 @@ def draw_triplets(images, settings):
         raise UsageError(f"{settings['dataset']}, {settings['split']} set: {e}") from None
 
 
-def plane_of(images, ids, settings, space, number):
-    """(plane, grid coordinates (S, 2)) through three images."""
+def seen_plane(images, ids, settings, space, number, trained):
+    """(the plane through three images as the network sees it, its grid's coordinates (S, 2))."""
     from landscape import evaluate, plane
 
     try:
         flat = evaluate.image_plane(images, ids, space)
-        return flat, plane.grid(flat, settings["resolution"], settings["range_l"], settings["range_r"])
+        coords = plane.grid(flat, settings["resolution"], settings["range_l"], settings["range_r"])
     except plane.PlaneError as e:
         raise UsageError(f"plane {number} through images {', '.join(map(str, ids))}: {e}") from None
+    return evaluate.seen_by(flat, space, trained.preprocessing), coords
 
 
 def check_same_data(source, trained, settings):

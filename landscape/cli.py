@@ -119,11 +119,16 @@ class Parser(argparse.ArgumentParser):
             command = script if str(script).startswith("python") else f"python {script}"
             raise UsageError(f"config {path} is for another script: {command} --config {path}")
         actions = {f.lstrip("-").replace("-", "_"): a for a in self._actions for f in a.option_strings}
-        return dict(self.checked(path, text, key, value, actions) for key, value in values.items())
+        pairs = yaml.compose(text, yaml.SafeLoader).value if values else []
+        lines = {}
+        for line, key in ((k.start_mark.line + 1, k.value) for k, _ in pairs):
+            if key in lines:
+                raise UsageError(f"config {path}, line {line}: {key} stands in line {lines[key]} already")
+            lines[key] = line
+        return dict(self.checked(f"config {path}, line {lines.get(str(key), '?')}", key, value, actions)
+                    for key, value in values.items())
 
-    def checked(self, path, text, key, value, actions):
-        where = next((n for n, row in enumerate(text.splitlines(), 1) if row.startswith(f"{key}:")), "?")
-        where = f"config {path}, line {where}"
+    def checked(self, where, key, value, actions):
         action = actions.get(key)
         if action is None or action.dest in ("config", "print_config", "help"):
             raise UsageError(f"{where}: unknown key {key!r}{suggestion(str(key), actions)}")
@@ -170,30 +175,49 @@ def suggestion(word, known):
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def whole(text):
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
 def positive(text):
-    value = int(text)
+    value = whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
     return value
 
 
 def natural(text):
-    value = int(text)
+    value = whole(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
     return value
 
 
+def side(text):
+    """Points a side of a grid; dbViz's scripts took 50.0 too."""
+    value = number(2)(text)
+    if value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number")
+    return int(value)
+
+
 def number(low=None, high=None, above=None):
     """A type for add_argument: a finite float in [low, high], and > above."""
     def check(text):
-        value = float(text)
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
         ok = value == value and abs(value) != float("inf")
         ok = ok and (low is None or value >= low) and (high is None or value <= high)
         if not ok or (above is not None and value <= above):
             bounds = [f"at least {low}" * (low is not None), f"at most {high}" * (high is not None),
                       f"above {above}" * (above is not None)]
-            raise argparse.ArgumentTypeError(f"{text} is not a number {' and '.join(b for b in bounds if b)}")
+            bounds = " and ".join(b for b in bounds if b) or "that is finite"
+            raise argparse.ArgumentTypeError(f"{text} is not a number {bounds}")
         return value
     check.__name__ = "number"
     return check
@@ -309,9 +333,10 @@ def add_maps(parser, chosen=True):
     g = parser.group("planes", named=True)
     g.add_argument("--planes", "--epochs", type=positive, default=given(500),
                    help="planes, each through three images of different classes (dbViz's script calls it --epochs)")
-    g.add_argument("--resolution", type=lambda v: int(float(v)), default=given(50), help="points a side of each grid")
-    g.add_argument("--range_l", type=float, default=given(0.1), help="margin left and below, share of the anchors' box")
-    g.add_argument("--range_r", type=float, default=given(0.1), help="margin right and above")
+    g.add_argument("--resolution", type=side, default=given(50), help="points a side of each grid")
+    g.add_argument("--range_l", type=number(), default=given(0.1),
+                   help="margin left and below, share of the anchors' box")
+    g.add_argument("--range_r", type=number(), default=given(0.1), help="margin right and above")
     g.add_argument("--plane_seed", "--set_data_seed", type=int, default=given(1), help="choice of the anchors")
     g.add_argument("--split", default=given("test"), choices=("test", "train"), help="where the anchors come from")
     g.add_argument("--as_published", action="store_true",

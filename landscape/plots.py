@@ -14,13 +14,25 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.transforms import ScaledTranslation
 
-from landscape.errors import ContentError, UsageError
+from landscape.errors import ContentError, FileProblem, UsageError
+from landscape.results import square
 from landscape.runs import write_bytes
 
 STYLE = matplotlib.rc_params_from_file(
     Path(__file__).with_name("landscape.mplstyle"), use_default_template=False
 )
 styled = matplotlib.rc_context(STYLE)  # as a decorator: the style holds inside the function only
+
+
+def add_style(path):
+    """Put the settings of a .mplstyle file on top of ours, for every figure from now on."""
+    try:
+        STYLE.update(matplotlib.rc_params_from_file(path, use_default_template=False, fail_on_error=True))
+    except OSError as e:
+        raise FileProblem(f"style {path}: {(e.strerror or str(e)).lower()}") from None
+    except (KeyError, ValueError) as e:
+        raise UsageError(f"style {path}: {' '.join(str(e).split())}") from None
+
 
 FORMATS = ("png", "pdf", "svg")
 MARKERS = ("o", "^", "X")  # of the three anchors, in dbViz's order
@@ -173,6 +185,8 @@ def panels(cells, *, extent, anchors, class_names, row_names=None, column_names=
             name, (0, 0.5), (-30, 0), xycoords="axes fraction", textcoords="offset points",
             rotation=90, ha="right", va="center", fontsize=10,
         )  # fmt: skip
+    if not single:
+        axes[-1, columns // 2].set_xlabel("distance (normalised units)", fontsize=9)
     if strip:
         thumbnails(grid[1].subgridspec(3, 1, hspace=0.25).subplots(), pictures, picture_names)
     legend(fig, [cell[0] for row in cells for cell in row if cell is not None], class_names, colours)
@@ -298,6 +312,7 @@ def training_curves(records):
         series = {n: [r.get(f"{n}_{what}") for r in records] for n in names}
         curves(ax, [r["epoch"] for r in records], series, xlabel="epoch", markers=len(records) < 30,
                ylabel="cross-entropy (nats)" if what == "loss" else "accuracy")  # fmt: skip
+        ax.xaxis.get_major_locator().set_params(integer=True)
     return fig
 
 
@@ -325,3 +340,22 @@ def plane_panels(cells, shaded=True):
                   "column_names": longest if same else [f"network {i + 1}" for i in range(len(longest))]}  # fmt: skip
     return panels(list(rows.values()), extent=tuple(first["extent"]), anchors=first["anchors"], class_names=names,
                   pictures=first["pictures"] / 255, picture_names=captions, **labels)  # fmt: skip
+
+
+def agreement_figures(found, meanings):
+    """{name: Figure} from what calculate_iou.py found: for each score of meanings {score: label} the matrix of groups
+    with its intervals, and agreement_models, the agreement of all models."""
+    names, models = found["groups"], [m["group"] for m in found["models"]]
+    out = {}
+    for score, label in meanings.items():
+        value, low, high = square(found["scores"][score]["groups"], names)
+        side = max(4.2, 1.1 * len(names) + 2)
+        out[score], ax = figure(width=side + 1, height=side)
+        counted = [f"{name} ({models.count(name)})" for name in names]
+        similarity_matrix(ax, value, counted, low=low, high=high, label=label)
+    side = max(4.5, 0.45 * len(models) + 2.5)
+    out["agreement_models"], ax = figure(width=side + 1, height=side)
+    numbered = [f"{group} {models[:i].count(group) + 1}" for i, group in enumerate(models)]
+    matrix = found["scores"]["agreement"]["models"]["value"]
+    similarity_matrix(ax, matrix, numbered, label=meanings["agreement"])
+    return out

@@ -210,6 +210,17 @@ def bootstrap_planes(per_plane, n=2000, level=0.95, seed=0):
     return mean, low, high
 
 
+def square(rows, names):
+    """(value, low, high) as square lists of lists, symmetric, from one row a pair of groups: dicts with group_a,
+    group_b, value, low, high. names orders the groups; pairs without a row are None."""
+    out = {key: [[None] * len(names) for _ in names] for key in ("value", "low", "high")}
+    for row in rows:
+        a, b = names.index(row["group_a"]), names.index(row["group_b"])
+        for key, cells in out.items():
+            cells[a][b] = cells[b][a] = row[key]
+    return out["value"], out["low"], out["high"]
+
+
 def _checked(values):
     values = np.asarray(values, dtype=float)
     if not np.isfinite(values).all():

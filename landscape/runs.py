@@ -79,7 +79,7 @@ def read_arrays(path, needs=()):
         return held
     except FileNotFoundError:
         raise FileProblem(f"{path} is missing") from None
-    except (ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as e:
+    except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as e:
         raise ContentError(f"{path} is damaged ({e}); delete it and run the command that made it again") from None
 
 
@@ -109,7 +109,7 @@ def name_of(head, differs):
     if seeds[0] is not None and len(set(seeds)) == 1:
         words = {k: v for k, v in words.items() if k not in ("init_seed", "order_seed", "augment_seed")}
         words["seed"] = seeds[0]
-    hidden = {"precision", "dataset", "net"}
+    hidden = {"precision", "dataset", "net", "load_net"}
     shown = [f"{k}={v}" for k, v in sorted(words.items()) if k not in hidden]
     readable = re.sub(r"[^\w.=+-]+", "-", "_".join([head, *shown]))[:72].rstrip("-_.")
     return f"{readable}-{hash8(differs)}"
@@ -204,7 +204,7 @@ def start(study, args, head=""):
     """
     path = folder(study, args, head)
     config = {k: v for k, v in sorted(vars(args).items()) if k not in ("differs", "config", "print_config")}
-    if (path / "done").exists() and not args.force:  # it may be read while others read it, and where writing is not ours
+    if (path / "done").exists() and not args.force:  # no lock: others may read it too, and nobody need write here
         return Run(path, config, True, open_sink(None, path, config, None), time.time(), None)
     lock = hold(path)
     try:
@@ -531,6 +531,12 @@ class Source:
     def foreign(self):
         return not self.config
 
+    @property
+    def seed_name(self):
+        """A short name within the group: the seed of a run whose training seeds are one, else the name."""
+        seeds = {self.config.get(k) for k in ("init_seed", "order_seed")}
+        return f"seed {seeds.pop()}" if len(seeds) == 1 and not self.foreign else self.name
+
 
 SUFFIXES = (".pth", ".pt", ".th", ".safetensors")
 
@@ -538,7 +544,7 @@ SUFFIXES = (".pth", ".pt", ".th", ".safetensors")
 def find_models(root, group_by=("net", "width")):
     """Every finished run under root, and every foreign checkpoint in dbViz's layout root/<architecture>/*.pth.
 
-    root may also be one run folder or one checkpoint. Sorted by group and name. Raises FileProblem if there is
+    root may also be one run folder or one checkpoint. Sorted by group, seeds and name. Raises FileProblem if there is
     nothing. The group of a run is made of its settings named in group_by; that of a foreign file is its folder's name.
     """
     root = Path(root)
@@ -562,7 +568,8 @@ def find_models(root, group_by=("net", "width")):
         more = (f" ({len(broken)} unfinished: {few(broken, 3)}; the command of each, again, finishes it)" if broken
                 else "")
         raise FileProblem(f"{root} holds no finished run and no <architecture>/*.pth checkpoint{more}")
-    return sorted(found, key=lambda s: (s.group, s.name))
+    seeds = ("init_seed", "order_seed")
+    return sorted(found, key=lambda s: (s.group, *(s.config.get(k, 0) for k in seeds), s.name))
 
 
 def run_source(folder, group_by):
@@ -578,8 +585,8 @@ def run_source(folder, group_by):
     if unknown:
         raise UsageError(f"--group_by {unknown[0]}: the runs have no such setting")
     words = [models.canonical(config[k]) if k == "net" else f"{k}={config[k]}" for k in group_by
-             if config[k] not in (0, "", None)]
-    return Source(folder, " ".join(map(str, words)) or "all", config.get("save_net") or folder.name, config)
+             if (k, config[k]) != ("width", 0)]
+    return Source(folder, " ".join(words) or "all", config.get("save_net") or folder.name, config)
 
 
 def measure_folder(source, root):

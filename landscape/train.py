@@ -64,6 +64,13 @@ def load_source(source, args, entry):
     architecture = preprocessing = None
     if source.foreign:
         net = args.net if Path(args.load_net).is_file() else source.group
+        try:
+            models.canonical(net)
+        except models.ModelError as e:
+            if net == args.net:
+                raise
+            raise UsageError(f"{source.path}: the name of its folder says what network it is, and {e}; or give this "
+                             "file itself to --load_net, with --net NAME") from None
         size = input_size(net, entry.image_size, args.image_size)
         channels = args.channels or entry.channels
         architecture = {"name": models.canonical(net), "num_classes": len(entry.classes), "in_channels": channels,
@@ -173,6 +180,7 @@ def fit(network, data, args, run, described, penalty=None):
                             raise Interrupted(f"{stop.requested}: stopped in epoch {epoch + 1}, step {step + 1}; "
                                               f"saved in {run.path}; the same command resumes it")
             sums.check(epoch, steps)
+            check_weights(network, epoch, steps)
             record = {"epoch": epoch + 1, "lr": rate, **sums.means(), "seconds": round(time.monotonic() - began, 3)}
             if args.eval_every and ((epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs):
                 record |= curve_point(network, data, normalize, args.eval_bs)
@@ -221,6 +229,18 @@ def take_step(forward, x, y, args, optimiser, scaler, penalty, network):
     return total, right
 
 
+def check_weights(network, epoch, step):
+    """Raise ContentError if a weight is not finite after this step, whose loss was still finite."""
+    held = [v for v in network.state_dict().values() if v.is_floating_point()]
+    if held and not torch.stack([v.isfinite().all() for v in held]).all():
+        raise diverged("the weights are", epoch, step)
+
+
+def diverged(what, epoch, step):
+    return ContentError(f"{what} not finite in epoch {epoch + 1}, step {step}: lower --lr, add --warmup or "
+                        "--clip_norm, or use --precision fp32")
+
+
 class Sums:
     """Loss, number right and number seen of an epoch, kept on the device; plain() is what a saved state holds."""
 
@@ -241,8 +261,7 @@ class Sums:
         finite = torch.stack(self.recent).isfinite().tolist() if self.recent else []
         if not all(finite):
             at = step - len(finite) + finite.index(False) + 1
-            raise ContentError(f"the loss is not finite in epoch {epoch + 1}, step {at}: lower --lr, add --warmup or "
-                               "--clip_norm, or use --precision fp32; the state saved last is from before it")
+            raise diverged("the loss is", epoch, at)
         self.recent = []
 
     def mean_loss(self):
@@ -264,11 +283,15 @@ def restore(state, network, optimiser, scaler):
 
 
 def curve_point(network, data, normalize, bs):
-    """Validation and test loss and accuracy, keys as in metrics.jsonl; sets that are empty are left out."""
+    """Validation and test loss and accuracy, keys as in metrics.jsonl; sets that are empty are left out. ContentError
+    where they are not finite."""
     out = {}
     for name, images in (("val", data.val), ("test", data.test)):
         if len(images):
             out |= {f"{name}_{k}": v for k, v in evaluate.score(network, images, normalize, bs).items()}
+            if not math.isfinite(out[f"{name}_loss"]):
+                raise ContentError(f"the network's logits on the {name} set are not finite: it has diverged; lower "
+                                   "--lr, or add --warmup or --clip_norm")
     return out
 
 

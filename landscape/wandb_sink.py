@@ -92,6 +92,7 @@ def open_sink(args, folder, config, known_id):
     if args is None or not getattr(args, "active_log", False):
         return Silent()
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it holds up the exit by 10 s where the network is dead
     try:
         import wandb
     except ImportError:
@@ -100,22 +101,26 @@ def open_sink(args, folder, config, known_id):
     except Exception as e:  # a broken installation raises anything
         warn(f"cannot be imported ({said(e)}): logging to the run folder only")
         return Silent()
-    mode = args.wandb_mode
-    lacking = lacks(wandb) if mode == "online" else ""
+    lacking = lacks(wandb) if args.wandb_mode == "online" else ""
     if lacking:
         warn(f"{lacking}: logging offline (later: wandb sync)")
-        mode = "offline"
-    for mode in dict.fromkeys((mode, "offline")):
+    for mode in ("offline",) if lacking or args.wandb_mode == "offline" else ("online", "offline"):
         try:
             run = wandb.init(project=args.wandb_project, entity=args.wandb_entity, group=args.wandb_group,
                              tags=[t for t in args.wandb_tags.split(",") if t] or None, mode=mode, config=config,
                              dir=str(folder), id=known_id, resume="allow" if known_id else None, name=folder.name,
-                             settings=wandb.Settings(init_timeout=SECONDS, silent=True, console="off"))
+                             settings=wandb.Settings(silent=True, console="off", **limits(wandb)))
             return Wandb(wandb, run)
         except Exception as e:  # wandb raises its own and its dependencies' errors here
             place = "offline (later: wandb sync)" if mode == "online" else "to the run folder only"
             warn(f"cannot start ({said(e)}): logging {place}")
     return Silent()
+
+
+def limits(wandb):
+    """The settings that bound how long wandb waits, as far as this version has them."""
+    ours = {"init_timeout": SECONDS, "finish_timeout": SECONDS, "finish_timeout_raises": True}
+    return {k: v for k, v in ours.items() if k in wandb.Settings.model_fields}
 
 
 def lacks(wandb):

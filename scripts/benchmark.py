@@ -63,7 +63,7 @@ class Bench:
         for _ in range(self.rounds):
             fast = cpu_seconds(ours)
             values.append(cpu_seconds(twin) / share / fast)
-        return Row(what, goal, "x", tuple(values), equal, words)
+        return Row(what, goal, "x", tuple(values), bool(equal), words)
 
     def memory(self, what, goal, measure, words):
         """The Row of a peak in megabytes that measure() gives; once, since memory does not flicker."""

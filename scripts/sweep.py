@@ -147,12 +147,9 @@ def set_values(words, base, grid):
             value = yaml.load(value, strict_loader()) if value else ""
         except yaml.YAMLError:
             pass  # not YAML: a plain word
-        base.pop(key, None)
-        if isinstance(value, list):
-            grid[key] = value
-        else:
-            grid.pop(key, None)
-            base[key] = value
+        part, other = (grid, base) if isinstance(value, list) else (base, grid)
+        other.pop(key, None)
+        part[key] = value
         keys.append(key)
     return keys
 
@@ -284,10 +281,7 @@ class Sweep:
 
 def checked(parser, actions, where, key, value):
     """The script's own name of a setting, if its parser takes this value; else UsageError that begins with where."""
-    try:
-        dest = parser.checked("", "", key, value, actions)[0]
-    except UsageError as e:
-        raise UsageError(f"{where}: {str(e).partition(': ')[2]}") from None
+    dest, _ = parser.checked(where, key, value, actions)
     if dest in OWN:
         raise UsageError(f"{where}: {key} is no setting of a sweep's runs; see sweep.py --help for --runs and --smoke")
     return dest
@@ -430,7 +424,7 @@ def work_off(sweep, todo, jobs, lock):
                     again = outcome == "interrupted" and not told and starts[member] < STARTS
                     if again:
                         waiting.append(member)
-                    ended += not again
+                    ended += outcome != "interrupted"
                     print(f"[{ended}/{len(todo)}] {member.number} {outcome}{' (goes on later)' * again} after "
                           f"{time.monotonic() - began:.1f} s: {member.label}", flush=True)
                 time.sleep(POLL)

@@ -16,7 +16,7 @@ WITHIN = {
     "errors": set(), "seeding": set(), "weights": set(), "metrics": set(), "plane": set(), "augment": set(),
     "results": {"runs", "cli"}, "wandb_sink": set(), "claims": {"results", "runs", "cli"},
     "data": {"seeding", "augment", "cli"},
-    "runs": {"wandb_sink"}, "plots": {"runs"}, "evaluate": {"data", "metrics", "weights", "plane"},
+    "runs": {"wandb_sink"}, "plots": {"runs", "results"}, "evaluate": {"data", "metrics", "weights", "plane"},
     "train": {"data", "evaluate", "runs", "seeding"}, "cli": {"seeding", "runs", "data"},
 }  # fmt: skip
 

@@ -119,7 +119,7 @@ def open_sink(args, folder, config, known_id):
 
 def limits(wandb):
     """The settings that bound how long wandb waits, as far as this version has them."""
-    ours = {"init_timeout": SECONDS, "finish_timeout": SECONDS, "finish_timeout_raises": True}
+    ours = {"init_timeout": SECONDS, "finish_timeout": max(1, SECONDS - 2), "finish_timeout_raises": True}
     return {k: v for k, v in ours.items() if k in wandb.Settings.model_fields}
 
 

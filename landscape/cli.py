@@ -313,7 +313,7 @@ def add_output(parser):
     g.add_argument("--runs", default="runs", metavar="DIR", help="the folder of all runs")
     g.add_argument("--force", action="store_true", help="do a finished run again")
     g.add_argument("--smoke", "--dryrun", action="store_true",
-                   help="the whole path, tiny, on a CPU, on the bundled digits; own folders under DIR/smoke")
+                   help="the whole path, tiny, on a CPU (or --device), on the bundled digits; own folders under DIR/smoke")
     g.add_argument("--dry_run", action="store_true", help="print the plan and write nothing")
     w = parser.group("wandb")
     w.add_argument("--active_log", "--wandb", action="store_true", help="log to wandb as well")
@@ -423,7 +423,8 @@ def complete(args):
 
 
 def shrink(args):
-    """What --smoke makes of the settings: caps on sizes, the bundled digits, the CPU, folders of its own."""
+    """What --smoke makes of the settings: caps on sizes, the bundled digits, the CPU unless --device names another,
+    folders of its own."""
     for name, cap in SMOKE_CAPS.items():
         value = getattr(args, name, None)
         if value is not None and (value > cap or (name == "train_size" and value == 0)):
@@ -435,7 +436,8 @@ def shrink(args):
                 setattr(args, name, value)
         if getattr(args, "augment", "auto") != "none" and hasattr(args, "augment"):
             args.augment = "crop"
-    args.device = "cpu"
+    if args.device == "auto":
+        args.device = "cpu"
     if hasattr(args, "runs"):
         own = Path(args.runs) / "smoke"
         load = Path(getattr(args, "load_net", "") or "")

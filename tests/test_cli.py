@@ -135,7 +135,7 @@ def test_seeds_follow_each_other_unless_given():
 
 
 def test_smoke_is_tiny_on_digits_on_a_cpu_in_its_own_folder():
-    args = resolved("--smoke", "--epochs", "200", "--dataset", "CIFAR10", "--device", "cuda", "--runs", "here")
+    args = resolved("--smoke", "--epochs", "200", "--dataset", "CIFAR10", "--runs", "here")
     assert (args.epochs, args.dataset, args.device, args.runs) == (1, "digits", "cpu", "here/smoke")
     assert resolved("--dryrun").epochs == 1
     assert resolved("--smoke", "--dataset", "fake").dataset == "fake"

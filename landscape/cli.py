@@ -16,6 +16,8 @@ from pathlib import Path
 from landscape.errors import FileProblem, Refusal, UsageError
 from models import ModelError
 
+TRAIN_MODES = ("naive", "mixup", "cutmix", "adv", "adv_mix", "soft_distillation", "hard_distillation", "distillation")
+
 # The most that --smoke leaves of each of these: the whole path, in seconds, on a CPU.
 SMOKE_CAPS = {"epochs": 1, "train_size": 96, "val_size": 32, "bs": 48, "planes": 3, "resolution": 8, "warmup": 0}
 
@@ -279,7 +281,20 @@ def add_training(parser):
     g.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"),
                    help="auto: bf16 autocast where the device computes in it, else fp32; fp16 needs CUDA")
     g.add_argument("--compile", action="store_true", help="torch.compile the network")
-    g.add_argument("--train_mode", default="naive", choices=("naive",))
+    g.add_argument("--train_mode", default="naive", choices=TRAIN_MODES,
+                   help="what a step minimises (landscape/objectives.py)")
+    g.add_argument("--sam_radius", type=number(above=0), default=None, metavar="RHO",
+                   help="sharpness-aware minimisation around any --opt: norm of the perturbation (default: off)")
+    g.add_argument("--mixup_alpha", type=number(above=0), default=1.0, help="mixup: Beta(alpha, alpha)")
+    g.add_argument("--cutmix_beta", type=number(above=0), default=1.0, help="cutmix: Beta(beta, beta)")
+    g.add_argument("--cutmix_prob", type=number(0, 1), default=0.5, help="cutmix: share of the batches that are mixed")
+    g.add_argument("--adv_epsilon", type=number(0, 1), default=8 / 255,
+                   help="adv: radius of the ball, in pixels of [0, 1]")
+    g.add_argument("--adv_step", type=number(0, 1), default=2 / 255, help="adv: step of the attack")
+    g.add_argument("--adv_steps", type=natural, default=10, help="adv: steps of the attack")
+    g.add_argument("--teacher", "--teacher_loc", default="", metavar="RUN_OR_CHECKPOINT", help="for the distillations")
+    g.add_argument("--teacher_net", default="", metavar="NAME", help="its network, where it is a foreign file")
+    g.add_argument("--distill_temp", type=number(above=0), default=30.0, help="temperature of distillation (Hinton)")
     g.add_argument("--snapshots", default="", metavar="E,E,…",
                    help="keep the weights after these epochs (0: before the first), all, or every=K")
     g.add_argument("--eval_every", type=natural, default=1, metavar="EPOCHS",
@@ -313,7 +328,7 @@ def add_output(parser):
     g.add_argument("--runs", default="runs", metavar="DIR", help="the folder of all runs")
     g.add_argument("--force", action="store_true", help="do a finished run again")
     g.add_argument("--smoke", "--dryrun", action="store_true",
-                   help="the whole path, tiny, on a CPU (or --device), on the bundled digits; own folders under DIR/smoke")
+                   help="the whole path, tiny, on a CPU (or --device), on the bundled digits; own folders in DIR/smoke")
     g.add_argument("--dry_run", action="store_true", help="print the plan and write nothing")
     w = parser.group("wandb")
     w.add_argument("--active_log", "--wandb", action="store_true", help="log to wandb as well")
@@ -412,6 +427,12 @@ def complete(args):
                              "than one image")
         if args.warmup > args.epochs:
             raise UsageError(f"--warmup {args.warmup:g} epochs is longer than --epochs {args.epochs}")
+        if args.teacher and "distillation" not in args.train_mode:
+            raise UsageError(f"--teacher is for a distillation, not for --train_mode {args.train_mode}")
+        if "distillation" in args.train_mode and not args.teacher:
+            raise UsageError(f"--train_mode {args.train_mode} needs --teacher RUN_OR_CHECKPOINT")
+        if args.sam_radius and args.precision == "fp16":
+            raise UsageError("--sam_radius with --precision fp16 is not offered: use bf16")
         if args.noise_rate >= 1:
             raise UsageError(f"--noise_rate {args.noise_rate:g}: a share in [0, 1) is expected")
         if args.noise_rate and args.noise_file:

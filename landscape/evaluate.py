@@ -144,28 +144,28 @@ def batch_statistics(layers, sums):
 
 # ---- class maps ----------------------------------------------------------------------------------------------------
 
+def converted(x, from_, to):
+    """Images (n, C, H, W) normalised as from_ says, as a network wants them: preprocessing dicts (mean, std, channels,
+    image_size). One channel is repeated, the size changed by interpolation; everything is affine in x."""
+    x = x * tensor(from_["std"], x).view(1, -1, 1, 1) + tensor(from_["mean"], x).view(1, -1, 1, 1)
+    if x.shape[1] == 1 and to["channels"] > 1:
+        x = x.expand(-1, to["channels"], -1, -1)
+    if x.shape[2] != to["image_size"]:
+        x = F.interpolate(x, (to["image_size"], to["image_size"]), mode="bilinear", antialias=True)
+    return (x - tensor(to["mean"], x).view(1, -1, 1, 1)) / tensor(to["std"], x).view(1, -1, 1, 1)
+
+
 def seen_by(plane, from_, to):
-    """The plane as a network sees it: from_ and to are preprocessing dicts (mean, std, channels, image_size).
+    """The plane as a network sees it. Points are (H, W, C); a plane lies in the data set's space from_.
 
-    A plane lies in the data set's space, points (H, W, C) normalised with its true mean and std. The map to a
-    network's inputs (another normalisation, repeated channels, resizing by interpolation) is affine, so it is applied
-    to the origin and the two basis vectors once, not to every point. Coordinates keep their meaning.
+    The map to a network's inputs is affine, so it is applied to three points once (in float64), not to every point.
+    Coordinates keep their meaning.
     """
-    def linear(v, std_to, shift=None):
-        x = v.reshape(plane.shape) * tensor(from_["std"], v)
-        if shift is not None:
-            x = x + shift
-        if x.shape[-1] == 1 and to["channels"] > 1:
-            x = x.expand(*x.shape[:-1], to["channels"])
-        if x.shape[0] != to["image_size"]:
-            size = (to["image_size"], to["image_size"])
-            x = F.interpolate(x.permute(2, 0, 1)[None], size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
-        return x, tensor(std_to, v)
-
-    origin, std = linear(plane.origin, to["std"], tensor(from_["mean"], plane.origin))
-    origin = (origin - tensor(to["mean"], origin)) / std
-    basis = torch.stack([(x / s).flatten() for x, s in (linear(v, to["std"]) for v in plane.basis)])
-    return replace(plane, origin=origin.flatten(), basis=basis, shape=tuple(origin.shape))
+    origin, basis = (v.double() if v.device.type != "mps" else v for v in (plane.origin, plane.basis))
+    three = torch.stack([origin, origin + basis[0], origin + basis[1]]).view(3, *plane.shape)
+    seen = converted(three.permute(0, 3, 1, 2), from_, to).permute(0, 2, 3, 1).contiguous()
+    flat = seen.flatten(1)
+    return replace(plane, origin=flat[0].float(), basis=(flat[1:] - flat[0]).float(), shape=tuple(seen.shape[1:]))
 
 
 def tensor(values, like):

@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from landscape import seeding
 from landscape.errors import UsageError
 
-PIXEL = 1 / 255
-
 
 @dataclass(frozen=True)
 class Objective:

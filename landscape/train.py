@@ -7,14 +7,14 @@ that is stopped at any step and resumed gives the same weights to the bit on a C
 
 import math
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 import models
 from landscape import data as datasets
-from landscape import evaluate, runs, seeding
+from landscape import evaluate, objectives, runs, seeding
 from landscape.errors import ContentError, Interrupted, UsageError
 
 CHECK_EVERY = 50  # steps between looks at the losses for NaN: each look waits for the device
@@ -61,9 +61,8 @@ def load_source(source, args, entry):
     A foreign file is a network of the name of its folder (dbViz's layout), or --net where the file itself was given;
     its inputs are normalised by --normalize. Raises ContentError where the class count differs from the data set's.
     """
-    architecture = preprocessing = None
+    net = args.net if Path(args.load_net).is_file() else source.group
     if source.foreign:
-        net = args.net if Path(args.load_net).is_file() else source.group
         try:
             models.canonical(net)
         except models.ModelError as e:
@@ -71,15 +70,23 @@ def load_source(source, args, entry):
                 raise
             raise UsageError(f"{source.path}: the name of its folder says what network it is, and {e}; or give this "
                              "file itself to --load_net, with --net NAME") from None
+    return load_network(source.path, net, args, entry, getattr(args, "which", "model"))
+
+
+def load_network(path, net, args, entry, which="model"):
+    """The Trained of a run folder or of a checkpoint; where a file does not describe itself it is the network `net`
+    with the inputs that args.image_size, channels and normalize say."""
+    architecture = preprocessing = None
+    if Path(path).is_file():
         size = input_size(net, entry.image_size, args.image_size)
         channels = args.channels or entry.channels
         architecture = {"name": models.canonical(net), "num_classes": len(entry.classes), "in_channels": channels,
                         "image_size": size, "width": args.width}
         preprocessing = {"image_size": size, "channels": channels,
                          **datasets.normalization(args.normalize, entry, channels)}
-    trained = runs.load(source.path, architecture, preprocessing, getattr(args, "which", "model"))
+    trained = runs.load(path, architecture, preprocessing, which)
     if trained.architecture["num_classes"] != len(entry.classes):
-        raise ContentError(f"{source.path} has {trained.architecture['num_classes']} classes, the data set has "
+        raise ContentError(f"{path} has {trained.architecture['num_classes']} classes, the data set has "
                            f"{len(entry.classes)}: give the --dataset that it was trained on")
     return trained
 
@@ -95,6 +102,7 @@ def prepare(args, device):
     snapshot_epochs(args.snapshots, args.epochs)
     milestones(args)
     make_optimiser(network, args)
+    make_objective(args, data, described)
     return data, network, described
 
 
@@ -132,6 +140,7 @@ def fit(network, data, args, run, described, penalty=None):
     # GradScaler exists for fp16 alone; disabled it passes everything through.
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
     forward = torch.compile(network) if args.compile else network
+    objective = make_objective(args, data, described, device)
     augment = datasets.parse_augment(args.augment, data.entry)
     normalize = described["preprocessing"]
     steps = steps_per_epoch(len(data.train), args.bs)
@@ -166,8 +175,9 @@ def fit(network, data, args, run, described, penalty=None):
                     rate = learning_rate(args, epoch * steps + step, steps)
                     for group in optimiser.param_groups:
                         group["lr"] = rate
-                    loss, right = take_step(forward, x, y, args, optimiser, scaler, penalty, network)
-                    sums.add(loss, right, len(x))
+                    for part in objective.prepare(network, x, y, args.augment_seed, epoch, step):
+                        loss, said = take_step(network, forward, objective, part, args, optimiser, scaler, penalty)
+                    sums.add(loss, (said.argmax(1) == y).sum(), len(x))
                     progress.step(1, lambda s=sums, e=epoch: f"epoch {e + 1} loss {s.mean_loss():.4f}")
                     if (step + 1) % CHECK_EVERY == 0:
                         sums.check(epoch, step + 1)
@@ -206,27 +216,85 @@ def fit(network, data, args, run, described, penalty=None):
         return final_results(network, data, args, run, described, state["best"])
 
 
-def take_step(forward, x, y, args, optimiser, scaler, penalty, network):
-    """One optimiser step on a batch, in args.accumulate parts. Returns (mean loss, number right) on the device."""
+def take_step(network, forward, objective, batch, args, optimiser, scaler, penalty=None):
+    """One optimiser step on a batch (x, target), in args.accumulate parts. Returns (mean loss, logits (B, C)) on the device."""
     optimiser.zero_grad(set_to_none=True)
-    total, right = 0.0, 0
-    for px, py in zip(x.chunk(args.accumulate), y.chunk(args.accumulate)):
-        with evaluate.autocast(x.device, args.precision):
-            said = forward(px)
-            loss = F.cross_entropy(said, py, label_smoothing=args.label_smoothing) * (len(px) / len(x))
-        total = total + loss.detach()
-        right = right + (said.detach().argmax(1) == py).sum()
-        scaler.scale(loss).backward()
-    if penalty is not None:
-        extra = penalty(network)
-        scaler.scale(extra).backward()
-        total = total + extra.detach()
+    total, said = accumulate(network, forward, objective, *batch, args, scaler, penalty)
+    if args.sam_radius:
+        with perturbed(network, args.sam_radius), no_statistics(network):
+            optimiser.zero_grad(set_to_none=True)
+            accumulate(network, forward, objective, *batch, args, scaler, penalty)
     if args.clip_norm:
         scaler.unscale_(optimiser)
         torch.nn.utils.clip_grad_norm_(network.parameters(), args.clip_norm)
     scaler.step(optimiser)
     scaler.update()
-    return total, right
+    return total, said
+
+
+def accumulate(network, forward, objective, x, target, args, scaler, penalty):
+    """Add the gradients of the batch's mean loss, in parts. Returns (loss, logits (B, C)), detached."""
+    total, logits = 0.0, []
+    for px, pt in zip(x.chunk(args.accumulate), target.chunk(args.accumulate)):
+        with evaluate.autocast(x.device, args.precision):
+            said = forward(px)
+            loss = objective.loss(said, pt) * (len(px) / len(x))
+        total = total + loss.detach()
+        logits.append(said.detach())
+        scaler.scale(loss).backward()
+    if penalty is not None:
+        extra = penalty(network)
+        scaler.scale(extra).backward()
+        total = total + extra.detach()
+    return total, torch.cat(logits)
+
+
+@contextmanager
+def perturbed(network, radius):
+    """Inside, the weights w are w + radius * g / |g|, g being the gradients of all of them together (Foret et al.
+    2021, equation 2); outside they are w to the bit. With g = 0 nothing moves."""
+    moved = [p for p in network.parameters() if p.grad is not None]
+    before = [p.detach().clone() for p in moved]
+    norm = torch.stack([p.grad.norm() for p in moved]).norm()
+    if norm > 0:
+        with torch.no_grad():
+            for p in moved:
+                p.add_(p.grad * (radius / norm))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, w in zip(moved, before):
+                p.copy_(w)
+
+
+@contextmanager
+def no_statistics(network):
+    """Inside, BatchNorm normalises by its batch but leaves its running statistics: a batch counts once."""
+    layers = evaluate.norm_layers(network).values()
+    before = [(m.momentum, m.num_batches_tracked) for m in layers]
+    for m in layers:
+        m.momentum, m.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for m, (momentum, counted) in zip(layers, before):
+            m.momentum, m.num_batches_tracked = momentum, counted
+
+
+def make_objective(args, data, described, device="cpu"):
+    """The landscape.objectives.Objective of the settings; a teacher is loaded once, onto the device."""
+    preprocessing, teacher = described["preprocessing"], None
+    if args.teacher:
+        held = load_network(args.teacher, args.teacher_net or args.net, args, data.entry)
+        theirs = held.network.to(device).requires_grad_(False)
+        same = all(list(held.preprocessing[k]) == list(preprocessing[k]) for k in ("mean", "std")) and all(
+            held.preprocessing[k] == preprocessing[k] for k in ("channels", "image_size"))
+
+        def teacher(x):
+            return theirs(x if same else evaluate.converted(x, preprocessing, held.preprocessing))
+
+    return objectives.make(args, len(data.entry.classes), preprocessing, teacher)
 
 
 def check_weights(network, epoch, step):

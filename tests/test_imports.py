@@ -17,7 +17,8 @@ WITHIN = {
     "results": {"runs", "cli"}, "wandb_sink": set(), "claims": {"results", "runs", "cli"},
     "data": {"seeding", "augment", "cli"},
     "runs": {"wandb_sink"}, "plots": {"runs", "results"}, "evaluate": {"data", "metrics", "weights", "plane"},
-    "train": {"data", "evaluate", "runs", "seeding"}, "cli": {"seeding", "runs", "data"},
+    "train": {"data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
+    "anchors": {"seeding", "plane", "runs"}, "cli": {"seeding", "runs", "data"},
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from landscape import cli, runs
 from landscape.errors import ContentError, Interrupted, UsageError
 
-NEEDS = ("labels", "triplets", "complete", "rechecked", "worst", "classes", "settings")  # of a file of class maps
+NEEDS = ("labels", "triplets", "complete", "rechecked", "classes", "settings")  # of a file of class maps
 
 
 def make_parser():
@@ -119,7 +119,7 @@ def compute(args, settings, todo):
                 leftover.unlink()
             held = runs.read_arrays(file, NEEDS) if file.exists() and not args.force else {
                 "labels": np.zeros((settings["planes"], settings["resolution"] ** 2), dtype=kind), "triplets": ids,
-                "complete": 0, "rechecked": 0, "worst": np.nan, "classes": np.array(data.entry.classes),
+                "complete": 0, "rechecked": 0, "classes": np.array(data.entry.classes),
                 "settings": json.dumps(settings, sort_keys=True)}
             progress.step(int(held["complete"]))
             add_planes(held, mapper, lambda r, t=trained: seen_plane(images, ids[r], settings, space, r, t),
@@ -132,15 +132,12 @@ def compute(args, settings, todo):
 
 def add_planes(held, mapper, seen, source, file, every, progress):
     """Fill the class maps `held` up to their last plane, and save them into file as they grow: every so many seconds,
-    and when asked to stop. seen(number): that plane and its grid, for mapper. held["worst"] is the mapper's largest
-    error so far, which decides what is labelled twice: resumed maps are the same."""
+    and when asked to stop. seen(number): that plane and its grid, for mapper."""
     planes, saved = len(held["labels"]), time.monotonic()
-    mapper.worst = float(held["worst"]) if held["worst"] == held["worst"] else None
     with runs.stoppable() as stop:
         for r in range(int(held["complete"]), planes):
             said = mapper(*seen(r))
             held["labels"][r] = said["labels"].numpy()
-            held["worst"] = float("nan") if mapper.worst is None else mapper.worst
             held["rechecked"], held["complete"] = held["rechecked"] + said["rechecked"], r + 1
             progress.step()
             last = r + 1 == planes

@@ -213,7 +213,7 @@ def number(low=None, high=None, above=None):
             value = float(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        ok = value == value and abs(value) != float("inf")
+        ok = abs(value) <= 1e30  # what float32 holds with room to spare; false for NaN
         ok = ok and (low is None or value >= low) and (high is None or value <= high)
         if not ok or (above is not None and value <= above):
             bounds = [f"at least {low}" * (low is not None), f"at most {high}" * (high is not None),

@@ -8,6 +8,7 @@ A file is either whole or not there: everything is written beside its place and 
 presence is the only meaning of "finished". Nothing here imports torch until weights are read or written.
 """
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -432,7 +433,9 @@ def read_foreign(path):
             raise ContentError(f"checkpoint {path} holds pickled code or objects, which are never loaded; save only "
                                "its state_dict: torch.save(model.state_dict(), …)") from None
         raise ContentError(f"checkpoint {path} is not a torch file") from None
-    except (OSError, PermissionError) as e:
+    except OSError as e:
+        if e.errno == errno.EINVAL:  # a truncated archive sends its reader to places before its beginning
+            raise ContentError(f"checkpoint {path} is truncated or not a torch file") from None
         raise FileProblem(f"checkpoint {path}: {(e.strerror or str(e)).lower()}") from None
     except Exception as e:  # torch.load raises RuntimeError, EOFError, … for damaged files; all mean the same
         raise ContentError(f"checkpoint {path} is truncated or not a torch file ({type(e).__name__})") from None

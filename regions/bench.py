@@ -5,6 +5,7 @@ network's answers are collected row by row; a model's class maps are a list of i
 again for each ordered pair of models.
 """
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -122,12 +123,13 @@ def class_map(bench):
     planes = [(evaluate.seen_by(flat, space, trained.preprocessing), coords)
               for flat, coords in seeded_planes(data, bench.size(4, 1), bench.size(50, 8))]
     precision = cli.resolved_precision("auto", "cpu")
+    turn_ours, turn_twin = itertools.cycle(planes), itertools.cycle(planes)
 
     def ours():
-        return evaluate.ClassMapper(network, precision)(*planes[0])
+        return evaluate.ClassMapper(network, precision)(*next(turn_ours))
 
     def twin():
-        return plain_labels(network, *planes[0])
+        return plain_labels(network, *next(turn_twin))
 
     def check():
         """As many planes as there are, one ClassMapper for all, as save_preds.py has it."""

@@ -179,7 +179,8 @@ def test_triplets_of_another_set_are_refused(root, tmp_path):
 
 @pytest.mark.parametrize("argv", [
     ["--imgs=-1,-1,-1"], ["--imgs=-10,5,5"], ["--noise_type", "random_shuffle", "--imgs", "5,42,17"],
-    ["--adv", "--imgs", "5,42,17"], ["--adv", "--targeted"], ["--anchors", "foreign", "--foreign_set", "fake:1x8x8:10:40"],
+    ["--adv", "--imgs", "5,42,17"], ["--adv", "--targeted"],
+    ["--anchors", "foreign", "--foreign_set", "fake:1x8x8:10:40"],
 ])  # fmt: skip
 def test_dbvizs_words_for_anchors(root, argv, capsys):
     argv = ["--load_net", str(root / "regions"), "--dataset", "digits", "--resolution", "5", "--device", "cpu",

@@ -32,12 +32,15 @@ def make_parser():
                         "--plane_seed")
     g.add_argument("--split", default="train", choices=("train", "test"), help="the set that --imgs counts in")
     g.add_argument("--plane_seed", type=int, default=1, help="choice of the anchors where --imgs is not given")
+    g.add_argument("--anchors", default="distinct", choices=cli.ANCHORS,
+                   help="what spans the plane (landscape/anchors.py says it of each)")
     g.add_argument("--resolution", type=cli.side, default=100, help="points a side of the grid")
     g.add_argument("--range_l", type=cli.number(), default=0.1,
                    help="margin left and below, share of the box of anchors")
     g.add_argument("--range_r", type=cli.number(), default=0.1, help="margin right and above")
     g.add_argument("--map_precision", default="fp32", choices=("fp32", "bf16"),
                    help="bf16 with the points near boundaries in fp32 again: faster where the device has bf16")
+    cli.add_anchors(parser)
     cli.add_figures(parser)
     parser.add_argument("--plot_path", default="", metavar="DIR", help="figures go here instead of the run's figures/")
     parser.add_argument("--flat", action="store_true", help="plain colours, no shading by confidence")
@@ -46,7 +49,9 @@ def make_parser():
 
 def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
-    args.ids = anchor_ids(args.imgs)
+    args.as_published = False
+    cli.follow_triplets(args, planes=False)
+    args.ids = anchor_ids(args)
     if args.resolution < 2:
         raise UsageError(f"--resolution {args.resolution}: at least 2 points a side are needed")
     if args.dry_run:
@@ -78,22 +83,40 @@ def prepare(args):
     from landscape import train
 
     prepared = train.prepare(args, cli.set_up_device(args))
-    if args.ids != "none":
-        anchors(args, prepared[0])
+    if args.ids != "none" and not args.anchors.startswith("pgd"):
+        from landscape import data as datasets
+
+        settings = {"dataset": args.dataset, "split": args.split, "plane_seed": args.plane_seed,
+                    "as_published": args.as_published, **cli.anchor_settings(args, [vars(args)])}
+        own = datasets.load(args.dataset, args.data_root, val_size=0)
+        anchors(args, settings, own, None)
     return prepared
 
 
-def anchor_ids(text):
-    """--imgs as three ids, "none", or None (to be drawn)."""
+DBVIZ_ANCHORS = {-1: "noise", -10: "one_pixel", -100: "foreign"}  # dbViz's ids for anchors that are no images
+
+
+def anchor_ids(args):
+    """--imgs as a list of ids, "none", or None (to be drawn)."""
+    text = args.imgs
+    if args.triplets and text != "none":
+        if text:
+            raise UsageError("--imgs and --triplets: give one of the two")
+        return [i for i in cli.read_triplets(args.triplets)["triplets"][0] if i >= 0] or None
     if text in ("", "none"):
         return text or None
     try:
         ids = [int(i) for i in text.split(",")]
     except ValueError:
         raise UsageError(f"--imgs {text}: three ids such as 500,5000,1600 are expected") from None
-    if len(ids) != 3 or min(ids) < 0:
+    for code, kind in DBVIZ_ANCHORS.items():
+        if code in ids:
+            args.anchors = kind
+            return {"noise": None, "one_pixel": [i for i in ids if i >= 0][:1] or None,
+                    "foreign": [i for i in ids if i >= 0][:2] or None}[kind]
+    if not 1 <= len(ids) <= 3 or min(ids) < 0:
         raise UsageError(f"--imgs {text}: three ids from 0 on are expected")
-    if len(set(ids)) < 3:
+    if len(set(ids)) < len(ids):
         raise UsageError(f"--imgs {text}: two anchors are the same image; choose three different ones")
     return ids
 
@@ -154,14 +177,15 @@ def draw(args, sources, sink=None):
     """Class maps of every source on one plane (computed where they are not on disk yet), and their figure. sink: the
     wandb sink of a training that is still open."""
     settings = {"dataset": args.dataset if sources[0].foreign else sources[0].config["dataset"], "split": args.split,
-                "ids": args.ids, "plane_seed": None if args.ids else args.plane_seed, "resolution": args.resolution,
+                "ids": args.ids, "plane_seed": args.plane_seed, "resolution": args.resolution,
                 "range_l": args.range_l, "range_r": args.range_r, "precision": args.map_precision,
-                "which": args.which}
+                "which": args.which, "as_published": args.as_published,
+                **cli.anchor_settings(args, [s.config for s in sources])}
     name = f"plane-{runs.hash8(settings)}.npz"
     files = [runs.measure_folder(s, args.runs) / "arrays" / name for s in sources]
     missing = [(s, f) for s, f in zip(sources, files) if args.force or not f.exists()]
     if missing:
-        compute(args, settings, missing)
+        compute(args, settings, missing, sources)
     cells = [(s.group, s.seed_name, runs.read_arrays(f)) for s, f in zip(sources, files)]
     if len(sources) == 1:
         folder = runs.measure_folder(sources[0], args.runs)
@@ -170,7 +194,9 @@ def draw(args, sources, sink=None):
     from landscape import plots
 
     fig = plots.plane_panels(cells, shaded=not args.flat)
-    ids = "-".join(map(str, cells[0][2]["ids"]))
+    ids = "-".join(str(i) for i in cells[0][2]["ids"] if i >= 0)
+    if args.anchors != "distinct":
+        ids = "_".join(filter(None, [args.anchors, ids or f"seed{args.plane_seed}"]))
     words = [f"{sources[0].group.replace(' ', '_')}_{ids}_{args.seed}" if args.plot_path else f"regions_{ids}"]
     stem = Path(args.plot_path or folder / "figures") / "_".join(words + ["flat"] * args.flat)
     for path in plots.save(fig, stem, args.formats.split(",")):
@@ -188,41 +214,45 @@ def log_figure(args, folder, png, sink):
             joined.finish()
 
 
-def anchors(args, data):
-    """(images of --split, ids of the three anchors, the plane through them); UsageError where they span none."""
-    from landscape import evaluate, plane, seeding
+def anchors(args, settings, data, network):
+    """(the plane, its landscape.anchors.Anchors, the Draw); UsageError where they span none. network: a function
+    returning the Trained that PGD attacks."""
+    from landscape import anchors as drawing
+    from landscape import plane
 
-    images, ids = data.full if args.split == "train" else data.test, args.ids
+    ids = args.ids
+    if ids is not None and args.smoke:
+        images = data.full if settings["split"] == "train" else data.test
+        ids = [(i + n) % len(images) for n, i in enumerate(ids)]
     try:
-        if ids is None:
-            ids = plane.random_triplet(images.true_labels, seeding.stream(args.plane_seed, "triplet", 0))
-        elif args.smoke:
-            ids = [(i + n) % len(images) for n, i in enumerate(ids)]
-        if max(ids) >= len(images):
-            raise UsageError(f"--imgs {args.imgs}: {data.name}'s {args.split} set has ids 0 to {len(images) - 1}")
-        flat = evaluate.image_plane(images, ids, evaluate.image_space(data.entry))
+        draw = drawing.open_draw(settings, args, data, network, ids)
+        if args.triplets:
+            drawing.check_triplets(cli.read_triplets(args.triplets), draw.images, args.triplets)
+        flat, held = drawing.through(draw)
         plane.extent(flat, args.range_l, args.range_r)
-    except plane.PlaneError as e:
-        place = f"--imgs {','.join(map(str, ids))}" if ids else f"{data.name}, {args.split} set"
-        raise UsageError(f"{place}: {e} (--imgs ID,ID,ID chooses anchors; --imgs none draws nothing)") from None
-    return images, ids, flat
+    except (UsageError, plane.PlaneError) as e:
+        raise UsageError(f"{e} (--imgs ID,ID,ID chooses anchors in {data.name}'s {settings['split']} set; --imgs none "
+                         "draws nothing)") from None
+    if args.save_triplets:
+        drawing.save_triplets(args.save_triplets, draw, 1, data.name, settings["split"])
+    return flat, held, draw
 
 
-def compute(args, settings, missing):
+def compute(args, settings, missing, sources):
     """Class maps of the sources in `missing` = [(source, file)], on the plane that settings describe."""
     import numpy as np
-    import torch
 
+    from landscape import anchors as drawing
     from landscape import data as datasets
     from landscape import evaluate, plane, train
 
     device = cli.set_up_device(args)
     data = datasets.load(settings["dataset"], args.data_root, val_size=0)
-    images, ids, flat = anchors(args, data)
-    flat, space = flat.to(device), evaluate.image_space(data.entry)
+    flat, held, made = anchors(args, settings, data, lambda: train.attacked(args, sources, data.entry))
+    flat, space = flat.to(device), made.space
     coords = plane.grid(flat, args.resolution, args.range_l, args.range_r)
     extent = plane.extent(flat, args.range_l, args.range_r)
-    pictures = (images.pixels(torch.tensor(ids)).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    pictures = drawing.pictures(held.points, space)
     progress = runs.Progress(len(missing), "decision regions")
     for source, file in missing:
         trained = train.load_source(source, args, data.entry)
@@ -232,8 +262,8 @@ def compute(args, settings, missing):
         runs.write_arrays(
             file, labels=said["labels"].reshape(side, side).numpy().astype(np.uint16),
             confidence=said["confidence"].reshape(side, side).numpy().astype(np.float16),
-            anchors=flat.anchors.numpy(), extent=np.array(extent), ids=np.array(ids), pictures=pictures,
-            anchor_labels=images.true_labels[list(ids)].cpu().numpy(), classes=np.array(data.entry.classes),
+            anchors=flat.anchors.numpy(), extent=np.array(extent), ids=np.array(held.ids), pictures=pictures,
+            anchor_labels=np.array(held.labels), classes=np.array(data.entry.classes),
             rechecked=said["rechecked"], settings=json.dumps(settings, sort_keys=True))
         progress.step()
     progress.close()

@@ -21,6 +21,7 @@ NEEDS = ("labels", "triplets", "complete", "rechecked", "classes", "settings")  
 def make_parser():
     parser = cli.Parser("save_preds.py", __doc__)
     cli.add_maps(parser)
+    cli.add_anchors(parser)
     g = parser.group("networks")
     g.add_argument("--load_net", default="runs/regions", metavar="DIR",
                    help="run folders, or DIR/<architecture>/*.pth; or one of them")
@@ -47,6 +48,7 @@ def make_parser():
 
 def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
+    cli.follow_triplets(args)
     sources = runs.find_models(args.load_net)
     settings = cli.map_settings(args, sources)
     files = [runs.measure_folder(s, args.runs) / "arrays" / cli.maps_name(settings) for s in sources]
@@ -56,7 +58,7 @@ def main(argv=None):
             print(f"{'compute' if (source, file) in todo else 'done'}: {source.group}: {file}")
         return 0
     if todo:
-        compute(args, settings, todo)
+        compute(args, settings, todo, sources)
     print(f"{'group':<24} {'planes':>6} {'points':>8} {'rechecked':>10} {'largest class':>14}  file")
     for source, file in zip(sources, files):
         row = summary(file)
@@ -92,18 +94,24 @@ def log(args, source, row):
     sink.finish()
 
 
-def compute(args, settings, todo):
+def compute(args, settings, todo, sources):
     """Class maps of the sources in todo = [(source, file)], plane by plane, saved as they grow."""
     import numpy as np
 
+    from landscape import anchors as drawing
     from landscape import data as datasets
     from landscape import evaluate, train
 
     device = cli.set_up_device(args)
     data = datasets.load(settings["dataset"], args.data_root, val_size=0)
-    images = data.test if settings["split"] == "test" else data.full
-    space = evaluate.image_space(data.entry, settings["as_published"])
-    ids = draw_triplets(images, settings)
+    given = cli.read_triplets(args.triplets) if args.triplets else None
+    draw = drawing.open_draw(settings, args, data, lambda: train.attacked(args, sources, data.entry),
+                             np.array(given["triplets"])[:settings["planes"]] if given else None)
+    if given:
+        drawing.check_triplets(given, draw.images, args.triplets)
+    ids = np.array([drawing.anchors(draw, r).ids for r in range(settings["planes"])])
+    if args.save_triplets:
+        drawing.save_triplets(args.save_triplets, draw, settings["planes"], data.name, settings["split"])
     kind = np.uint8 if len(data.entry.classes) <= 256 else np.uint16
     precision = args.map_precision
     if precision == "auto":
@@ -122,8 +130,8 @@ def compute(args, settings, todo):
                 "complete": 0, "rechecked": 0, "classes": np.array(data.entry.classes),
                 "settings": json.dumps(settings, sort_keys=True)}
             progress.step(int(held["complete"]))
-            add_planes(held, mapper, lambda r, t=trained: seen_plane(images, ids[r], settings, space, r, t),
-                       source, file, args.save_every, progress)
+            add_planes(held, mapper, lambda r, t=trained: seen_plane(draw, settings, r, t), source,
+                        file, args.save_every, progress)
         finally:
             runs.release(lock)
         trained.network.cpu()
@@ -149,32 +157,16 @@ def add_planes(held, mapper, seen, source, file, every, progress):
                                   "the same command goes on")
 
 
-def draw_triplets(images, settings):
-    """Anchor ids (P, 3): a function of the settings and the data alone, not of the networks."""
-    import numpy as np
+def seen_plane(draw, settings, number, trained):
+    """(that plane as the network sees it, its grid's coordinates (S, 2))."""
+    from landscape import anchors, evaluate, plane
 
-    from landscape import plane, seeding
-
-    labels, seed = images.true_labels.cpu(), settings["plane_seed"]
+    flat, _ = anchors.through(draw, number)
     try:
-        if settings["as_published"]:
-            return np.array([plane.published_triplet(labels, seed + r) for r in range(settings["planes"])])
-        return np.array([plane.random_triplet(labels, seeding.stream(seed, "triplet", r))
-                         for r in range(settings["planes"])])
-    except plane.PlaneError as e:
-        raise UsageError(f"{settings['dataset']}, {settings['split']} set: {e}") from None
-
-
-def seen_plane(images, ids, settings, space, number, trained):
-    """(the plane through three images as the network sees it, its grid's coordinates (S, 2))."""
-    from landscape import evaluate, plane
-
-    try:
-        flat = evaluate.image_plane(images, ids, space)
         coords = plane.grid(flat, settings["resolution"], settings["range_l"], settings["range_r"])
     except plane.PlaneError as e:
-        raise UsageError(f"plane {number} through images {', '.join(map(str, ids))}: {e}") from None
-    return evaluate.seen_by(flat, space, trained.preprocessing), coords
+        raise UsageError(f"plane {number}: {e}") from None
+    return evaluate.seen_by(flat, draw.space, trained.preprocessing), coords
 
 
 def check_same_data(source, trained, settings):

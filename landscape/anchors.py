@@ -2,17 +2,18 @@
 
 A Draw says where anchors come from; anchors(draw, r) is a function of it and of the number r of the plane alone, the
 same for every network. Points lie in the plane's space: (3, H, W, C), normalised with the data set's own statistics.
+Scripts describe a Draw by plain settings (which name the files of class maps) and open it with open_draw.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from landscape import plane
-from landscape.errors import ContentError, FileProblem, UsageError
+from landscape import data as datasets
+from landscape import evaluate, objectives, plane
+from landscape.errors import ContentError, UsageError
 from landscape.runs import hash8, write_json
 from landscape.seeding import numpy_stream, stream
 
@@ -86,6 +87,61 @@ def pictures(points, space):
     """uint8 (3, H, W, C): the anchors as one can look at them, clipped to what a pixel can be."""
     mean, std = torch.tensor(space["mean"]), torch.tensor(space["std"])
     return ((points * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def through(draw, r=0):
+    """(the plane through anchors r, the Anchors). Raises UsageError where they span none."""
+    held = anchors(draw, r)
+    try:
+        return plane.through(*held.points.contiguous()), held
+    except plane.PlaneError as e:
+        raise UsageError(f"plane {r} ({draw.kind}, {', '.join(map(str, held.ids))}): {e}") from None
+
+
+def open_draw(settings, args, data, network=None, ids=None):
+    """The Draw that settings describe: dataset, split, anchors, plane_seed, as_published, and what the kind needs.
+
+    data: landscape.data.Data at its own size. network: a function returning the landscape.runs.Trained that PGD
+    attacks. ids: three given ids, or triplets (P, 3). Raises UsageError and FileProblem.
+    """
+    space = evaluate.image_space(data.entry, settings["as_published"])
+    images, extra, kind = data.test if settings["split"] == "test" else data.full, {}, settings["anchors"]
+    if kind in ("correct", "incorrect"):
+        images = given_labels(settings, args, data)
+    if kind == "foreign":
+        extra["foreign"] = datasets.load(args.foreign_set, args.data_root, val_size=0, channels=data.entry.channels,
+                                         image_size=data.entry.image_size).full
+    if kind.startswith("pgd"):
+        extra |= {"classes": len(data.entry.classes), "attack": attack(network(), space, args.attack_steps)}
+    return Draw(images, space, kind, settings["plane_seed"], ids, settings["as_published"], extra)
+
+
+def given_labels(settings, args, data):
+    """The unsplit training set with the labels that the networks were given."""
+    labels = settings.get("given_labels") or {}
+    if settings["split"] != "train" or not (labels.get("noise_rate") or labels.get("noise_file")):
+        raise UsageError(f"--anchors {settings['anchors']} needs --split train and networks trained with --noise_rate "
+                         "or --noise_file: only there are labels wrong")
+    noisy = datasets.load(
+        settings["dataset"], args.data_root, train_size=labels["train_size"], data_seed=labels["data_seed"],
+        val_size=None if labels["val_size"] < 0 else labels["val_size"], noise=labels["noise_rate"],
+        noise_file=labels["noise_file"], noise_seed=labels["noise_seed"]).train
+    given = data.full.true_labels.clone()
+    given[noisy.ids] = noisy.labels
+    return data.full.relabel(given)
+
+
+def attack(trained, space, steps):
+    """A function of points (n, H, W, C) in space, labels, a generator and targeted: PGD within 8/255, steps of 2/255,
+    against a landscape.runs.Trained, which sees the points its own way."""
+    network = evaluate.Adapted(trained.network, space, trained.preprocessing).eval()
+    bounds = objectives.pixel_bounds(space)
+
+    def found(points, labels, generator, targeted):
+        x = points.permute(0, 3, 1, 2)
+        adv = objectives.pgd(network, x, labels, bounds, 8 / 255, 2 / 255, steps, generator, targeted)
+        return adv.permute(0, 2, 3, 1)
+    return found
 
 
 # ---- choosing images -----------------------------------------------------------------------------------------------
@@ -196,16 +252,19 @@ def foreign(draw, points, ids, labels, r):
     return Anchors(torch.cat([points[:2], theirs]), (*ids[:2], -1), (*labels[:2], -1))
 
 
-def attacked(targeted):
-    """x and two adversarial copies of it (spec: dbViz's --adv, --targeted): extra["attack"] is a function of
-    (points (n, H, W, C), labels (n,), generator, targeted) that gives the adversarial points. Untargeted: two random
-    starts. Targeted: towards the next class and the one after it."""
-    def make(draw, points, ids, labels, r):
-        classes = draw.extra["classes"]
-        aims = [(labels[0] + k) % classes for k in (1, 2)] if targeted else [labels[0]] * 2
-        made = draw.extra["attack"](points[[0, 0]], torch.tensor(aims), stream(draw.seed, "attack", r), targeted)
-        return one_image(draw, points, ids, labels, r, made.unbind())
-    return make
+def attacked(draw, points, ids, labels, r):
+    """Three images, each made adversarial (dbViz's --adv): extra["attack"] is a function of (points (n, H, W, C),
+    labels (n,), generator, targeted) that gives the adversarial points."""
+    out = plain(draw, points, ids, labels, r)
+    made = draw.extra["attack"](points, torch.tensor(labels), stream(draw.seed, "attack", r), False)
+    return Anchors(made, out.ids, out.labels)
+
+
+def targeted(draw, points, ids, labels, r):
+    """x and two copies of it, attacked towards the next class and the one after it (dbViz's --adv --targeted)."""
+    aims = torch.tensor([(labels[0] + k) % draw.extra["classes"] for k in (1, 2)])
+    made = draw.extra["attack"](points[[0, 0]], aims, stream(draw.seed, "attack", r), True)
+    return one_image(draw, points, ids, labels, r, made.unbind())
 
 
 KINDS = {
@@ -222,8 +281,8 @@ KINDS = {
     "rotated": Kind(several(1), rotated, "one image, and turned by 90 and 180 degrees"),
     "one_pixel": Kind(several(1), one_pixel, "one image and two that are zero but for one entry (dbViz's -10)"),
     "foreign": Kind(several(2), foreign, "two images and one of --foreign_set (dbViz's -100)"),
-    "pgd": Kind(several(1), attacked(False), "one image and two adversarial copies against --attack_net"),
-    "pgd_targeted": Kind(several(1), attacked(True), "the same towards the next two classes"),
+    "pgd": Kind(distinct, attacked, "three images, each made adversarial against --attack_net"),
+    "pgd_targeted": Kind(several(1), targeted, "one image and two copies attacked towards the next two classes"),
 }
 
 
@@ -238,24 +297,12 @@ def fingerprint(images):
 def save_triplets(path, draw, planes, dataset, split):
     """Write the ids of `planes` planes with what determines their anchors, as JSON."""
     held = [anchors(draw, r) for r in range(planes)]
-    write_json(path, {"dataset": dataset, "split": split, "kind": draw.kind, "plane_seed": draw.seed,
+    write_json(path, {"dataset": dataset, "split": split, "anchors": draw.kind, "plane_seed": draw.seed,
                       "as_published": draw.as_published, "data": fingerprint(draw.images),
                       "triplets": [list(a.ids) for a in held], "labels": [list(a.labels) for a in held]})
 
 
-def load_triplets(path, images=None):
-    """The dict that save_triplets wrote. images: refuse a file whose ids refer to another set. Raises FileProblem or
-    ContentError."""
-    try:
-        with open(path) as f:
-            held = json.load(f)
-    except OSError as e:
-        raise FileProblem(f"triplets {path}: {(e.strerror or str(e)).lower()}") from None
-    except ValueError as e:
-        raise ContentError(f"triplets {path}: not JSON ({e})") from None
-    wanted = {"dataset", "split", "kind", "plane_seed", "as_published", "data", "triplets"}
-    if not isinstance(held, dict) or wanted - held.keys():
-        raise ContentError(f"triplets {path}: {', '.join(sorted(wanted))} are expected")
-    if images is not None and held["data"] != fingerprint(images):
+def check_triplets(held, images, path):
+    """Refuse a file of triplets (read by landscape.cli.read_triplets) whose ids refer to another set than images."""
+    if held["data"] != fingerprint(images):
         raise ContentError(f"triplets {path} are of another data set than {held['dataset']} {held['split']} here")
-    return held

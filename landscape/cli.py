@@ -13,7 +13,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from landscape.errors import FileProblem, Refusal, UsageError
+from landscape.errors import ContentError, FileProblem, Refusal, UsageError
 from models import ModelError
 
 TRAIN_MODES = ("naive", "mixup", "cutmix", "adv", "adv_mix", "soft_distillation", "hard_distillation", "distillation")
@@ -356,9 +356,29 @@ def add_maps(parser, chosen=True):
     g.add_argument("--split", default=given("test"), choices=("test", "train"), help="where the anchors come from")
     g.add_argument("--as_published", action="store_true",
                    help="dbViz's own draw of anchors and its 0.2023 std, to compare with its class maps")
+    g.add_argument("--anchors", default=given("distinct"), choices=ANCHORS,
+                   help="what spans a plane (landscape/anchors.py says it of each)")
 
 
-MAPS = ("planes", "resolution", "range_l", "range_r", "plane_seed", "split", "as_published")
+MAPS = ("planes", "resolution", "range_l", "range_r", "plane_seed", "split", "as_published", "anchors")
+ANCHORS = ("distinct", "random", "same_class", "correct", "incorrect", "uniform", "noise", "shuffled", "two_shuffled",
+           "gaussian", "rotated", "one_pixel", "foreign", "pgd", "pgd_targeted")
+NOISE_TYPES = {"gaussian": "gaussian", "rotation": "rotated", "uniform_random": "uniform",
+               "random_shuffle": "shuffled", "two_random_shuffle": "two_shuffled"}  # dbViz's words
+
+
+def add_anchors(parser):
+    """Where the anchors of planes come from, where --imgs does not name them."""
+    g = parser.group("anchors")
+    g.add_argument("--triplets", default="", metavar="FILE", help="take the anchors' ids from this file")
+    g.add_argument("--save_triplets", default="", metavar="FILE", help="write the anchors' ids into this file")
+    g.add_argument("--foreign_set", default="MNIST", metavar="NAME", help="of --anchors foreign: the other data set")
+    g.add_argument("--attack_net", default="", metavar="RUN_OR_CHECKPOINT",
+                   help="of --anchors pgd: the network that is attacked (default: the first one drawn)")
+    g.add_argument("--attack_steps", type=positive, default=20, help="of --anchors pgd: steps of 2/255 within 8/255")
+    g.add_argument("--adv", action="store_true", help="--anchors pgd, in dbViz's words")
+    g.add_argument("--targeted", action="store_true", help="with --adv: --anchors pgd_targeted")
+    g.add_argument("--noise_type", default=None, choices=tuple(NOISE_TYPES), help="--anchors in dbViz's words")
 
 
 def map_settings(args, sources):
@@ -370,7 +390,53 @@ def map_settings(args, sources):
     if len(sets) > 1:
         raise UsageError(f"the networks were trained on different data sets ({', '.join(sorted(map(str, sets)))}): "
                          "compare those of one, in a folder of their own")
-    return {**{k: getattr(args, k) for k in MAPS}, "dataset": sets.pop(), "which": args.which}
+    return {**{k: getattr(args, k) for k in MAPS}, "dataset": sets.pop(), "which": args.which,
+            **anchor_settings(args, [s.config for s in sources])}
+
+
+LABELS = ("noise_rate", "noise_file", "noise_seed", "data_seed", "train_size", "val_size")
+
+
+def anchor_settings(args, configs):
+    """What determines anchors besides their seed, as plain values; configs: of the runs that are drawn."""
+    from landscape.runs import hash8
+
+    out = {"anchors": args.anchors}
+    if args.anchors in ("correct", "incorrect"):
+        found = [{k: c.get(k) for k in LABELS} for c in configs]
+        if any(f != found[0] for f in found):
+            raise UsageError(f"--anchors {args.anchors}: the networks were given different labels; draw those of one "
+                             "label noise alone")
+        out["given_labels"] = found[0]
+    if args.anchors == "foreign":
+        out["foreign_set"] = args.foreign_set
+    if args.anchors.startswith("pgd"):
+        out |= {"attack_net": args.attack_net, "attack_steps": args.attack_steps}
+    if args.triplets:
+        out["triplets"] = hash8(read_triplets(args.triplets)["triplets"])
+    return out
+
+
+def read_triplets(path):
+    """The dict in a file that --save_triplets wrote: dataset, split, anchors, plane_seed, as_published, triplets, …
+    Raises FileProblem or ContentError."""
+    from landscape.runs import read_json
+
+    held = read_json(path)
+    wanted = {"dataset", "split", "anchors", "plane_seed", "as_published", "data", "triplets"}
+    if not isinstance(held, dict) or wanted - held.keys():
+        raise ContentError(f"{path} is no file of triplets: {', '.join(sorted(wanted))} are expected in it")
+    return held
+
+
+def follow_triplets(args, planes=True):
+    """Take over what a --triplets file says of its planes: split, kind, seed, and how many at the most."""
+    if args.triplets:
+        held = read_triplets(args.triplets)
+        args.split, args.anchors, args.plane_seed = held["split"], held["anchors"], held["plane_seed"]
+        args.as_published = held["as_published"]
+        if planes and args.planes > len(held["triplets"]):
+            args.planes = len(held["triplets"])
 
 
 def maps_name(settings):
@@ -437,6 +503,10 @@ def complete(args):
             raise UsageError(f"--noise_rate {args.noise_rate:g}: a share in [0, 1) is expected")
         if args.noise_rate and args.noise_file:
             raise UsageError("--noise_rate and --noise_file: give one of the two")
+    if getattr(args, "noise_type", None):
+        args.anchors = NOISE_TYPES[args.noise_type]
+    if getattr(args, "adv", False):
+        args.anchors = "pgd_targeted" if args.targeted else "pgd"
     if getattr(args, "formats", None):
         wrong = set(args.formats.split(",")) - {"png", "pdf", "svg"}
         if wrong:

@@ -148,12 +148,25 @@ def batch_statistics(layers, sums):
 def converted(x, from_, to):
     """Images (n, C, H, W) normalised as from_ says, as a network wants them: preprocessing dicts (mean, std, channels,
     image_size). One channel is repeated, the size changed by interpolation; everything is affine in x."""
+    if all(list(from_[k]) == list(to[k]) for k in ("mean", "std")) and x.shape[2] == to["image_size"]:
+        return x
     x = x * tensor(from_["std"], x).view(1, -1, 1, 1) + tensor(from_["mean"], x).view(1, -1, 1, 1)
     if x.shape[1] == 1 and to["channels"] > 1:
         x = x.expand(-1, to["channels"], -1, -1)
     if x.shape[2] != to["image_size"]:
         x = F.interpolate(x, (to["image_size"], to["image_size"]), mode="bilinear", antialias=True)
     return (x - tensor(to["mean"], x).view(1, -1, 1, 1)) / tensor(to["std"], x).view(1, -1, 1, 1)
+
+
+class Adapted(torch.nn.Module):
+    """A network that is asked with images as from_ normalises them, though it was trained on those of to."""
+
+    def __init__(self, network, from_, to):
+        super().__init__()
+        self.network, self.from_, self.to_ = network, from_, to
+
+    def forward(self, x):
+        return self.network(converted(x, self.from_, self.to_))
 
 
 def seen_by(plane, from_, to):

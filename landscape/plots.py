@@ -329,7 +329,7 @@ def plane_panels(cells, shaded=True):
         confidence = arrays["confidence"].astype(float) if shaded else None
         rows.setdefault(group, []).append((arrays["labels"], confidence))
     names = [str(c) for c in first["classes"]]
-    captions = [names[label] for label in first["anchor_labels"]]
+    captions = [names[label] if label >= 0 else "" for label in first["anchor_labels"]]  # -1: no image of the set
     if len(cells) == 1:
         labels = {"title": cells[0][0]}
     else:

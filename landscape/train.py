@@ -91,6 +91,13 @@ def load_network(path, net, args, entry, which="model"):
     return trained
 
 
+def attacked(args, sources, entry):
+    """The Trained that --attack_net names, or the first of the sources."""
+    if args.attack_net:
+        return load_network(args.attack_net, args.net, args, entry)
+    return load_source(sources[0], args, entry)
+
+
 def prepare(args, device):
     """(data, network, what describes it) of a training, every setting looked at: bad input is refused before anything
     is written. Raises UsageError, FileProblem and ContentError."""
@@ -217,7 +224,8 @@ def fit(network, data, args, run, described, penalty=None):
 
 
 def take_step(network, forward, objective, batch, args, optimiser, scaler, penalty=None):
-    """One optimiser step on a batch (x, target), in args.accumulate parts. Returns (mean loss, logits (B, C)) on the device."""
+    """One optimiser step on a batch (x, target), in args.accumulate parts. Returns (mean loss, logits (B, C)), on the
+    device."""
     optimiser.zero_grad(set_to_none=True)
     total, said = accumulate(network, forward, objective, *batch, args, scaler, penalty)
     if args.sam_radius:
@@ -287,13 +295,8 @@ def make_objective(args, data, described, device="cpu"):
     preprocessing, teacher = described["preprocessing"], None
     if args.teacher:
         held = load_network(args.teacher, args.teacher_net or args.net, args, data.entry)
-        theirs = held.network.to(device).requires_grad_(False)
-        same = all(list(held.preprocessing[k]) == list(preprocessing[k]) for k in ("mean", "std")) and all(
-            held.preprocessing[k] == preprocessing[k] for k in ("channels", "image_size"))
-
-        def teacher(x):
-            return theirs(x if same else evaluate.converted(x, preprocessing, held.preprocessing))
-
+        theirs = evaluate.Adapted(held.network, preprocessing, held.preprocessing)
+        teacher = theirs.to(device).requires_grad_(False).eval()
     return objectives.make(args, len(data.entry.classes), preprocessing, teacher)
 
 

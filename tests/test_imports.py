@@ -18,7 +18,7 @@ WITHIN = {
     "data": {"seeding", "augment", "cli"},
     "runs": {"wandb_sink"}, "plots": {"runs", "results"}, "evaluate": {"data", "metrics", "weights", "plane"},
     "train": {"data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
-    "anchors": {"seeding", "plane", "runs"}, "cli": {"seeding", "runs", "data"},
+    "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives"}, "cli": {"seeding", "runs", "data"},
 }  # fmt: skip
 
 

@@ -136,13 +136,15 @@ def step(net, goal, full):
         optimiser = train.make_optimiser(network, args)
         plain_optimiser = train.make_optimiser(plain, args)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
+        objective = train.make_objective(args, small, described)
         network.train()
 
         def ours():
             sums, losses = train.Sums(torch.device("cpu"), [0.0, 0.0, 0.0]), []
-            for _ in range(steps):
-                loss, right = train.take_step(network, x, y, args, optimiser, scaler, None, network)
-                sums.add(loss, right, len(x))
+            for number in range(steps):  # as in train.fit
+                for part in objective.prepare(network, x, y, args.augment_seed, 0, number):
+                    loss, said = train.take_step(network, network, objective, part, args, optimiser, scaler)
+                sums.add(loss, (said.argmax(1) == y).sum(), len(x))
                 losses.append(loss)
             return torch.stack(losses).tolist()
 

@@ -119,17 +119,25 @@ def compare(args, files, settings):
            "models": [{"name": s.name, "group": s.group, "path": str(s.path)} for s, _ in files], "scores": {}}
     chosen = {"n": args.resamples, "level": args.level}
     for score, values in per_plane.items():
-        mean, low, high = results.bootstrap_planes(values, **chosen)
+        mean, low, high = within(score, *results.bootstrap_planes(values, **chosen))
         rows = []
         for a, one in enumerate(names):
             for two in names[a:]:
-                rows.append(between(values, members[one], members[two], one, two, chosen))
+                rows.append(between(score, values, members[one], members[two], one, two, chosen))
         out["scores"][score] = {"models": {"value": mean.tolist(), "low": listed(low), "high": listed(high)},
                                 "groups": rows}
     return out
 
 
-def between(values, ours, theirs, one, two, chosen):
+def within(score, value, low, high):
+    """An interval cut at what the score can be: of few planes or models it may reach beyond."""
+    import numpy as np
+
+    least = -1.0 if score == "kappa" else 0.0
+    return value, *(None if end is None else np.clip(end, least, 1.0) for end in (low, high))
+
+
+def between(score, values, ours, theirs, one, two, chosen):
     """One cell of the group matrix: mean over pairs of different models, its interval over planes (low, high) and
     the interval clustered by model (low_models, high_models). None where there is nothing to measure."""
     import numpy as np
@@ -143,15 +151,20 @@ def between(values, ours, theirs, one, two, chosen):
     pairs = [(i, j) for i in range(len(ours)) for j in range(len(theirs)) if one != two or i < j]
     if not pairs:
         return row
-    mean, low, high = results.bootstrap_planes(np.mean([block[i, j] for i, j in pairs], axis=0), **chosen)
+    per_plane = np.mean([block[i, j] for i, j in pairs], axis=0)
+    mean, low, high = within(score, *results.bootstrap_planes(per_plane, **chosen))
     by_model = results.bootstrap_pairs if one == two else results.bootstrap_between
-    _, low_models, high_models = by_model(block.mean(-1), **chosen)
+    _, low_models, high_models = within(score, *by_model(block.mean(-1), **chosen))
     return row | {"pairs": len(pairs), "value": float(mean), "low": listed(low), "high": listed(high),
-                  "low_models": low_models, "high_models": high_models}
+                  "low_models": plain(low_models), "high_models": plain(high_models)}
 
 
 def listed(values):
     return None if values is None else values.tolist()
+
+
+def plain(value):
+    return None if value is None else float(value)
 
 
 def show(results):

@@ -54,6 +54,8 @@ def main(argv=None):
     args.ids = anchor_ids(args)
     if args.resolution < 2:
         raise UsageError(f"--resolution {args.resolution}: at least 2 points a side are needed")
+    if Path(args.save_net).name != args.save_net:
+        raise UsageError(f"--save_net {args.save_net}: a name is expected, not a path; runs lie under --runs")
     if args.dry_run:
         return plan(args)
     if args.load_net:
@@ -143,7 +145,7 @@ def report(run, args):
             said = [f"{k.replace('_', ' ')} {part[k]:.4f}" for k in
                     ("train_accuracy", "val_accuracy", "test_accuracy", "test_loss") if part.get(k) is not None]
             print(f"{name} (epoch {part['epoch']}): {', '.join(said)}")
-    if args.save_net and not (run.path / f"{args.save_net}.pth").exists():
+    if args.save_net and not (run.path / f"{args.save_net.removesuffix('.pth')}.pth").exists():
         export(run.path, args.save_net)
     print(f"run: {run.path}")
 
@@ -156,7 +158,7 @@ def export(path, name):
     weights, _ = runs.read_weights(path / "model.safetensors")
     buffer = io.BytesIO()
     torch.save(weights, buffer)
-    runs.write_bytes(path / f"{Path(name).name.removesuffix('.pth')}.pth", buffer.getvalue())
+    runs.write_bytes(path / f"{name.removesuffix('.pth')}.pth", buffer.getvalue())
 
 
 def draw_curves(run, args):
@@ -180,7 +182,7 @@ def draw(args, sources, sink=None):
                 "ids": args.ids, "plane_seed": args.plane_seed, "resolution": args.resolution,
                 "range_l": args.range_l, "range_r": args.range_r, "precision": args.map_precision,
                 "which": args.which, "as_published": args.as_published,
-                **cli.anchor_settings(args, [s.config for s in sources])}
+                **cli.anchor_settings(args, [s.config for s in sources]), **cli.foreign_settings(args, sources)}
     name = f"plane-{runs.hash8(settings)}.npz"
     files = [runs.measure_folder(s, args.runs) / "arrays" / name for s in sources]
     missing = [(s, f) for s, f in zip(sources, files) if args.force or not f.exists()]

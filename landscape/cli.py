@@ -8,6 +8,7 @@ import argparse
 import difflib
 import errno
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -82,6 +83,7 @@ class Parser(argparse.ArgumentParser):
         argv = list(sys.argv[1:] if argv is None else argv)
         if argv and argv[0].endswith((".yaml", ".yml")):
             argv = ["--config", *argv]
+        argv = joined(argv)
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--config", action="append", default=[])
         origin, defaults = {}, {a.dest: a.default for a in self._actions}
@@ -91,7 +93,7 @@ class Parser(argparse.ArgumentParser):
             origin.update(dict.fromkeys(values, path))
         args, unknown = self.parse_known_args(argv)
         if unknown:
-            known = [flag for action in self._actions for flag in action.option_strings]
+            known = [flag for action in self._actions for flag in action.option_strings if flag not in ("-h", "--help")]
             flags = [u for u in unknown if u.startswith("-")] or unknown
             self.error(f"unknown argument {flags[0]}{suggestion(flags[0].split('=')[0], known)}")
         if args.print_config:
@@ -169,6 +171,17 @@ class Parser(argparse.ArgumentParser):
             line = f"{action.dest}: {value.removesuffix('...' + chr(10)).strip()}"
             lines.append(f"{line:<40}  # {source}\n")
         return "".join(lines)
+
+
+def joined(argv):
+    """argv with '--imgs -1,2,3' as '--imgs=-1,2,3': argparse takes a value that begins with a minus for a flag."""
+    out = []
+    for word in argv:
+        if out and re.fullmatch(r"-\d[\d,.-]*", word) and re.fullmatch(r"--\w+", out[-1]):
+            out[-1] += f"={word}"
+        else:
+            out.append(word)
+    return out
 
 
 def suggestion(word, known):
@@ -391,7 +404,14 @@ def map_settings(args, sources):
         raise UsageError(f"the networks were trained on different data sets ({', '.join(sorted(map(str, sets)))}): "
                          "compare those of one, in a folder of their own")
     return {**{k: getattr(args, k) for k in MAPS}, "dataset": sets.pop(), "which": args.which,
-            **anchor_settings(args, [s.config for s in sources])}
+            **anchor_settings(args, [s.config for s in sources]), **foreign_settings(args, sources)}
+
+
+def foreign_settings(args, sources):
+    """What the user says of checkpoints that do not describe themselves; it decides what their class maps are."""
+    if not any(s.foreign for s in sources):
+        return {}
+    return {"foreign": {k: getattr(args, k) for k in ("net", "width", "image_size", "channels", "normalize")}}
 
 
 LABELS = ("noise_rate", "noise_file", "noise_seed", "data_seed", "train_size", "val_size")
@@ -474,6 +494,7 @@ def resolve(args):
     if hasattr(args, "precision"):
         args.precision = resolved_precision(args.precision, args.device)
     args.differs = {k: getattr(args, k) for k in args.naming if getattr(args, k) != getattr(defaults, k)}
+    args.flags = [k for k in args.defaults if k not in ("help", "config", "print_config")]
     del args.defaults, args.naming
     return args
 
@@ -527,7 +548,7 @@ def shrink(args):
                 setattr(args, name, value)
         if getattr(args, "augment", "auto") != "none" and hasattr(args, "augment"):
             args.augment = "crop"
-    if args.device == "auto":
+    if getattr(args, "device", "") == "auto":
         args.device = "cpu"
     if hasattr(args, "runs"):
         own = Path(args.runs) / "smoke"
@@ -619,6 +640,7 @@ def run(main):
     signal.signal(signal.SIGTERM, stop)
     try:
         code = main(sys.argv[1:]) or 0
+        sys.stdout.flush()
     except Refusal as e:
         code = complain(name, e, e.exit_code)
     except ModelError as e:

@@ -204,7 +204,7 @@ def start(study, args, head=""):
     cannot be written or another process holds it.
     """
     path = folder(study, args, head)
-    config = {k: v for k, v in sorted(vars(args).items()) if k not in ("differs", "config", "print_config")}
+    config = {k: getattr(args, k) for k in sorted(args.flags)}
     if (path / "done").exists() and not args.force:  # no lock: others may read it too, and nobody need write here
         return Run(path, config, True, open_sink(None, path, config, None), time.time(), None)
     lock = hold(path)

@@ -5,6 +5,7 @@ python -m models info resnet18 --num_classes 100
 """
 
 import argparse
+import os
 import sys
 
 from . import MODELS, ModelError, build, canonical, entry
@@ -138,4 +139,10 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)

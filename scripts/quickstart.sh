@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job on the bundled digits, in a few minutes on two cores: train 2 architectures x 3 seeds, draw their
-# decision regions on one plane, compare their class maps on 50 seeded planes.   bash scripts/quickstart.sh
+# decision regions on one plane, compare their class maps on 60 seeded planes.   bash scripts/quickstart.sh
 # Done again, it returns in seconds, since finished runs are not repeated. RUNS=DIR puts the runs elsewhere.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

@@ -8,14 +8,12 @@ over classes of intersection over union, kappa the agreement beyond chance. Inte
 beside them stand intervals that are clustered by model, where a group has models enough.
 """
 
-import json
 import sys
 from pathlib import Path
 
-from landscape import cli, runs
-from landscape.errors import ContentError, FileProblem, UsageError
+from landscape import cli, maps, runs
+from landscape.errors import ContentError
 
-NEEDS = ("labels", "triplets", "complete", "classes", "settings")  # of a file of class maps
 SCORES = {"agreement": "share of points with the same class", "mean_iou": "mean IoU over classes",
           "kappa": "agreement beyond chance (Cohen's kappa)"}
 
@@ -40,7 +38,7 @@ def make_parser():
 def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
     sources = runs.find_models(args.load_net, args.group_by.split(","))
-    files, settings = choose(args, sources)
+    files, settings = maps.common(args, sources)
     if args.dry_run:
         print(f"{len(files)} networks on {settings['planes']} planes of {settings['resolution']}x"
               f"{settings['resolution']} points: {', '.join(sorted({s.group for s, _ in files}))}")
@@ -53,48 +51,6 @@ def main(argv=None):
         run.finish(results)
     print(f"results: {run.path / 'results.json'}\ntable: {run.path / 'agreement.csv'}")
     return 0
-
-
-def choose(args, sources):
-    """([(source, file)], settings): the class maps that all sources have in common and the flags select."""
-    asked = {k: getattr(args, k) for k in (*cli.MAPS, "which") if getattr(args, k) not in (None, False)}
-    held = []
-    for source in sources:
-        folder = runs.measure_folder(source, args.runs) / "arrays"
-        found = {f.name: f for f in sorted(folder.glob("class_maps-*.npz"))}
-        held.append({name: f for name, f in found.items() if fits(f, asked)})
-    common = set.intersection(*map(set, held))
-    if not common:
-        lacking = [s.name for s, found in zip(sources, held) if not found]
-        who = f"{runs.few(lacking, 3)} have none" if lacking else "each has others"
-        raise FileProblem(f"no finished class maps that all {len(sources)} networks under {args.load_net} share "
-                          f"({who}): python save_preds.py --load_net {args.load_net}")
-    if len(common) > 1 and not args.as_published:  # not asked for, they come second
-        common = {n for n in common if not settings_of(held[0][n])["as_published"]} or common
-    if len(common) > 1:
-        kinds = [settings_of(held[0][name]) for name in sorted(common)]
-        varying = [k for k in (*cli.MAPS, "which") if len({str(s[k]) for s in kinds}) > 1] or ["dataset"]
-        choices = ", ".join(f"--{k} {'/'.join(sorted({str(s[k]) for s in kinds}))}" for k in varying)
-        raise UsageError(f"there are {len(common)} sets of class maps: choose by {choices}")
-    name = common.pop()
-    return [(s, found[name]) for s, found in zip(sources, held)], settings_of(held[0][name])
-
-
-def settings_of(file):
-    return read_settings(runs.read_arrays(file, NEEDS), file)
-
-
-def read_settings(held, file):
-    try:
-        return json.loads(str(held["settings"]))
-    except ValueError:
-        raise ContentError(f"{file} is damaged (its settings are not JSON); run save_preds.py --force") from None
-
-
-def fits(file, asked):
-    held = runs.read_arrays(file, NEEDS)
-    settings = read_settings(held, file)
-    return int(held["complete"]) == settings["planes"] and all(settings[k] == v for k, v in asked.items())
 
 
 def compare(args, files, settings):
@@ -110,11 +66,11 @@ def compare(args, files, settings):
             raise ContentError(f"{file} lies on other planes than the rest: run save_preds.py --force")
         if list(other["classes"]) != list(first["classes"]) or other["labels"].shape != first["labels"].shape:
             raise ContentError(f"{file} has other classes or another resolution than the rest ({source.name})")
-    maps = np.stack([h["labels"] for h in held])
+    stacked = np.stack([h["labels"] for h in held])
     groups = [s.group for s, _ in files]
     names = list(dict.fromkeys(groups))
     members = {g: [i for i, h in enumerate(groups) if h == g] for g in names}
-    per_plane = metrics.scores_per_plane(maps, len(first["classes"]))
+    per_plane = metrics.scores_per_plane(stacked, len(first["classes"]))
     out = {"settings": settings, "resamples": args.resamples, "level": args.level, "groups": names,
            "models": [{"name": s.name, "group": s.group, "path": str(s.path)} for s, _ in files], "scores": {}}
     chosen = {"n": args.resamples, "level": args.level}

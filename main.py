@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from landscape import cli, runs
+from landscape import cli, maps, runs
 from landscape.errors import UsageError
 
 
@@ -50,7 +50,7 @@ def make_parser():
 def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
     args.as_published = False
-    cli.follow_triplets(args, planes=False)
+    maps.follow_triplets(args)
     args.ids = anchor_ids(args)
     if args.resolution < 2:
         raise UsageError(f"--resolution {args.resolution}: at least 2 points a side are needed")
@@ -89,7 +89,7 @@ def prepare(args):
         from landscape import data as datasets
 
         settings = {"dataset": args.dataset, "split": args.split, "plane_seed": args.plane_seed,
-                    "as_published": args.as_published, **cli.anchor_settings(args, [vars(args)])}
+                    "as_published": args.as_published, **maps.anchor_settings(args, [vars(args)])}
         own = datasets.load(args.dataset, args.data_root, val_size=0)
         anchors(args, settings, own, None)
     return prepared
@@ -104,7 +104,7 @@ def anchor_ids(args):
     if args.triplets and text != "none":
         if text:
             raise UsageError("--imgs and --triplets: give one of the two")
-        return [i for i in cli.read_triplets(args.triplets)["triplets"][0] if i >= 0] or None
+        return [i for i in maps.read_triplets(args.triplets)["triplets"][0] if i >= 0] or None
     if text in ("", "none"):
         return text or None
     try:
@@ -182,7 +182,7 @@ def draw(args, sources, sink=None):
                 "ids": args.ids, "plane_seed": args.plane_seed, "resolution": args.resolution,
                 "range_l": args.range_l, "range_r": args.range_r, "precision": args.map_precision,
                 "which": args.which, "as_published": args.as_published,
-                **cli.anchor_settings(args, [s.config for s in sources]), **cli.foreign_settings(args, sources)}
+                **maps.anchor_settings(args, [s.config for s in sources]), **maps.foreign_settings(args, sources)}
     name = f"plane-{runs.hash8(settings)}.npz"
     files = [runs.measure_folder(s, args.runs) / "arrays" / name for s in sources]
     missing = [(s, f) for s, f in zip(sources, files) if args.force or not f.exists()]
@@ -229,7 +229,7 @@ def anchors(args, settings, data, network):
     try:
         draw = drawing.open_draw(settings, args, data, network, ids)
         if args.triplets:
-            drawing.check_triplets(cli.read_triplets(args.triplets), draw.images, args.triplets)
+            drawing.check_triplets(maps.read_triplets(args.triplets), draw.images, args.triplets)
         flat, held = drawing.through(draw)
         plane.extent(flat, args.range_l, args.range_r)
     except (UsageError, plane.PlaneError) as e:

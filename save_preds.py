@@ -12,10 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from landscape import cli, runs
+from landscape import cli, maps, runs
 from landscape.errors import ContentError, Interrupted, UsageError
-
-NEEDS = ("labels", "triplets", "complete", "rechecked", "classes", "settings")  # of a file of class maps
 
 
 def make_parser():
@@ -48,10 +46,10 @@ def make_parser():
 
 def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
-    cli.follow_triplets(args)
+    maps.follow_triplets(args)
     sources = runs.find_models(args.load_net)
-    settings = cli.map_settings(args, sources)
-    files = [runs.measure_folder(s, args.runs) / "arrays" / cli.maps_name(settings) for s in sources]
+    settings = maps.settings(args, sources)
+    files = [runs.measure_folder(s, args.runs) / "arrays" / maps.file_name(settings) for s in sources]
     todo = [(s, f) for s, f in zip(sources, files) if args.force or not complete(f, settings)]
     if args.dry_run:
         for source, file in zip(sources, files):
@@ -72,7 +70,7 @@ def main(argv=None):
 
 def complete(file, settings):
     """Are all planes of this file computed?"""
-    return file.exists() and int(runs.read_arrays(file, NEEDS)["complete"]) == settings["planes"]
+    return file.exists() and int(runs.read_arrays(file, maps.NEEDS)["complete"]) == settings["planes"]
 
 
 def summary(file):
@@ -104,7 +102,7 @@ def compute(args, settings, todo, sources):
 
     device = cli.set_up_device(args)
     data = datasets.load(settings["dataset"], args.data_root, val_size=0)
-    given = cli.read_triplets(args.triplets) if args.triplets else None
+    given = maps.read_triplets(args.triplets) if args.triplets else None
     draw = drawing.open_draw(settings, args, data, lambda: train.attacked(args, sources, data.entry),
                              np.array(given["triplets"])[:settings["planes"]] if given else None)
     if given:
@@ -125,7 +123,7 @@ def compute(args, settings, todo, sources):
         try:
             for leftover in file.parent.glob(f".{file.name}.tmp-*"):
                 leftover.unlink()
-            held = runs.read_arrays(file, NEEDS) if file.exists() and not args.force else {
+            held = runs.read_arrays(file, maps.NEEDS) if file.exists() and not args.force else {
                 "labels": np.zeros((settings["planes"], settings["resolution"] ** 2), dtype=kind), "triplets": ids,
                 "complete": 0, "rechecked": 0, "classes": np.array(data.entry.classes),
                 "settings": json.dumps(settings, sort_keys=True)}

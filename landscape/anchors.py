@@ -303,6 +303,6 @@ def save_triplets(path, draw, planes, dataset, split):
 
 
 def check_triplets(held, images, path):
-    """Refuse a file of triplets (read by landscape.cli.read_triplets) whose ids refer to another set than images."""
+    """Refuse a file of triplets (read by landscape.maps.read_triplets) whose ids refer to another set than images."""
     if held["data"] != fingerprint(images):
         raise ContentError(f"triplets {path} are of another data set than {held['dataset']} {held['split']} here")

@@ -14,7 +14,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from landscape.errors import ContentError, FileProblem, Refusal, UsageError
+from landscape.errors import FileProblem, Refusal, UsageError
 from models import ModelError
 
 TRAIN_MODES = ("naive", "mixup", "cutmix", "adv", "adv_mix", "soft_distillation", "hard_distillation", "distillation")
@@ -373,7 +373,6 @@ def add_maps(parser, chosen=True):
                    help="what spans a plane (landscape/anchors.py says it of each)")
 
 
-MAPS = ("planes", "resolution", "range_l", "range_r", "plane_seed", "split", "as_published", "anchors")
 ANCHORS = ("distinct", "random", "same_class", "correct", "incorrect", "uniform", "noise", "shuffled", "two_shuffled",
            "gaussian", "rotated", "one_pixel", "foreign", "pgd", "pgd_targeted")
 NOISE_TYPES = {"gaussian": "gaussian", "rotation": "rotated", "uniform_random": "uniform",
@@ -392,78 +391,6 @@ def add_anchors(parser):
     g.add_argument("--adv", action="store_true", help="--anchors pgd, in dbViz's words")
     g.add_argument("--targeted", action="store_true", help="with --adv: --anchors pgd_targeted")
     g.add_argument("--noise_type", default=None, choices=tuple(NOISE_TYPES), help="--anchors in dbViz's words")
-
-
-def map_settings(args, sources):
-    """The settings that class maps of these sources have, data set included; UsageError for a grid of one point or
-    sources of several data sets."""
-    if args.resolution < 2:
-        raise UsageError(f"--resolution {args.resolution}: at least 2 points a side are needed")
-    sets = {s.config.get("dataset", getattr(args, "dataset", None)) for s in sources}
-    if len(sets) > 1:
-        raise UsageError(f"the networks were trained on different data sets ({', '.join(sorted(map(str, sets)))}): "
-                         "compare those of one, in a folder of their own")
-    return {**{k: getattr(args, k) for k in MAPS}, "dataset": sets.pop(), "which": args.which,
-            **anchor_settings(args, [s.config for s in sources]), **foreign_settings(args, sources)}
-
-
-def foreign_settings(args, sources):
-    """What the user says of checkpoints that do not describe themselves; it decides what their class maps are."""
-    if not any(s.foreign for s in sources):
-        return {}
-    return {"foreign": {k: getattr(args, k) for k in ("net", "width", "image_size", "channels", "normalize")}}
-
-
-LABELS = ("noise_rate", "noise_file", "noise_seed", "data_seed", "train_size", "val_size")
-
-
-def anchor_settings(args, configs):
-    """What determines anchors besides their seed, as plain values; configs: of the runs that are drawn."""
-    from landscape.runs import hash8
-
-    out = {"anchors": args.anchors}
-    if args.anchors in ("correct", "incorrect"):
-        found = [{k: c.get(k) for k in LABELS} for c in configs]
-        if any(f != found[0] for f in found):
-            raise UsageError(f"--anchors {args.anchors}: the networks were given different labels; draw those of one "
-                             "label noise alone")
-        out["given_labels"] = found[0]
-    if args.anchors == "foreign":
-        out["foreign_set"] = args.foreign_set
-    if args.anchors.startswith("pgd"):
-        out |= {"attack_net": args.attack_net, "attack_steps": args.attack_steps}
-    if args.triplets:
-        out["triplets"] = hash8(read_triplets(args.triplets)["triplets"])
-    return out
-
-
-def read_triplets(path):
-    """The dict in a file that --save_triplets wrote: dataset, split, anchors, plane_seed, as_published, triplets, …
-    Raises FileProblem or ContentError."""
-    from landscape.runs import read_json
-
-    held = read_json(path)
-    wanted = {"dataset", "split", "anchors", "plane_seed", "as_published", "data", "triplets"}
-    if not isinstance(held, dict) or wanted - held.keys():
-        raise ContentError(f"{path} is no file of triplets: {', '.join(sorted(wanted))} are expected in it")
-    return held
-
-
-def follow_triplets(args, planes=True):
-    """Take over what a --triplets file says of its planes: split, kind, seed, and how many at the most."""
-    if args.triplets:
-        held = read_triplets(args.triplets)
-        args.split, args.anchors, args.plane_seed = held["split"], held["anchors"], held["plane_seed"]
-        args.as_published = held["as_published"]
-        if planes and args.planes > len(held["triplets"]):
-            args.planes = len(held["triplets"])
-
-
-def maps_name(settings):
-    """The file name of class maps with these settings."""
-    from landscape.runs import hash8
-
-    return f"class_maps-{hash8(settings)}.npz"
 
 
 def add_figures(parser):

@@ -5,6 +5,8 @@ integers 0..C-1. NaN in an input is a ValueError, never a NaN in a result, excep
 """
 
 import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 
 # ---- predictions -------------------------------------------------------------------------------------------
 
@@ -172,6 +174,64 @@ def fragments(class_map, connectivity=8):
 
 
 # ---- paths -------------------------------------------------------------------------------------------------
+
+
+def components(maps, connectivity=8):
+    """The connected components of class maps (P, R, R), as arrays with one entry each: plane, class, size in points.
+
+    Neighbours are the 8 around a point, or 4. All planes and classes in one pass: the runs of equal class along the
+    fast axis are the nodes of a graph, runs of one class that touch in neighbouring rows are joined.
+    """
+    if connectivity not in (4, 8):
+        raise ValueError(f"connectivity is 4 or 8, not {connectivity}")
+    maps = np.asarray(maps)
+    if maps.ndim != 3:
+        raise ValueError(f"class maps (P, R, R) expected, not {maps.shape}")
+    planes, rows, columns = maps.shape
+    begins = np.ones(maps.shape, dtype=bool)
+    np.not_equal(maps[:, :, 1:], maps[:, :, :-1], out=begins[:, :, 1:])
+    run = np.cumsum(begins.ravel(), dtype=np.int32).reshape(maps.shape) - 1
+    ends = []
+    for shift in (0, 1, -1) if connectivity == 8 else (0,):
+        up, down = slice(max(0, -shift), columns - max(0, shift)), slice(max(0, shift), columns + min(0, shift))
+        # A pair of touching runs is named once: where one of the two begins, or at the border.
+        named = begins[:, :-1, up] | begins[:, 1:, down]
+        named[:, :, 0] = True
+        named &= maps[:, :-1, up] == maps[:, 1:, down]
+        ends.append((run[:, :-1, up][named], run[:, 1:, down][named]))
+    above, below = (np.concatenate(e) for e in zip(*ends))
+    first = np.flatnonzero(begins)
+    graph = csr_matrix((np.ones(len(above), dtype=np.int8), (above, below)), shape=(len(first),) * 2)
+    count, label = connected_components(graph, directed=False)
+    sizes = np.bincount(label, weights=np.diff(np.append(first, maps.size)), minlength=count).astype(np.int64)
+    plane, value = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+    plane[label], value[label] = first // (rows * columns), maps.ravel()[first]
+    return plane, value, sizes
+
+
+def fragmentation(maps, connectivity=8, min_area=1):
+    """What class maps (P, R, R) look like, as a dict of arrays (P,):
+
+    fragments: connected components of at least min_area points (dbViz's score: connectivity 8, min_area 1);
+    largest: share of the largest component; classes: how many occur; entropy: of the shares of the classes, in nats;
+    boundary: share of neighbouring pairs of points (of 4) that differ in class.
+    """
+    maps = np.asarray(maps)
+    plane, _, sizes = components(maps, connectivity)
+    planes, points = len(maps), maps[0].size
+    kept = sizes >= min_area
+    largest = np.zeros(planes, dtype=np.int64)
+    np.maximum.at(largest, plane, sizes)
+    flat = maps.reshape(planes, -1).astype(np.int64)
+    classes = int(flat.max()) + 1
+    cells = flat + classes * np.arange(planes)[:, None]
+    shares = np.bincount(cells.ravel(), minlength=planes * classes).reshape(planes, classes) / points
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.where(shares > 0, shares * np.log(shares), 0).sum(axis=1)
+    changes = (maps[:, 1:] != maps[:, :-1]).sum((1, 2)) + (maps[:, :, 1:] != maps[:, :, :-1]).sum((1, 2))
+    pairs = (maps.shape[1] - 1) * maps.shape[2] + maps.shape[1] * (maps.shape[2] - 1)
+    return {"fragments": np.bincount(plane[kept], minlength=planes), "largest": largest / points,
+            "classes": (shares > 0).sum(axis=1), "entropy": entropy, "boundary": changes / pairs}
 
 
 def excess(losses, ts):

@@ -359,3 +359,20 @@ def agreement_figures(found, meanings):
     matrix = found["scores"]["agreement"]["models"]["value"]
     similarity_matrix(ax, matrix, numbered, label=meanings["agreement"])
     return out
+
+
+def fragmentation_figure(groups, meanings):
+    """A Figure with a panel for each measure {name: label}: the mean of each group with its interval over planes.
+    groups: rows with group and, for each measure, {"value", "low", "high"}."""
+    fig, axes = figure(1, len(meanings), width=2.6 * len(meanings) + 1.2, height=0.45 * len(groups) + 1.5, sharey=True,
+                       squeeze=False)  # fmt: skip
+    names = [g["group"] for g in groups]
+    for ax, (name, label) in zip(axes[0], meanings.items()):
+        values = [g[name]["value"] for g in groups]
+        ends = [[v - (g[name]["low"] if g[name]["low"] is not None else v) for v, g in zip(values, groups)],
+                [(g[name]["high"] if g[name]["high"] is not None else v) - v for v, g in zip(values, groups)]]
+        ax.errorbar(values, range(len(groups)), xerr=ends, fmt="o", color="black", markersize=4, capsize=2)
+        ax.set_yticks(range(len(groups)), names)
+        ax.set_xlabel(label, fontsize=8)
+        ax.set_ylim(len(groups) - 0.5, -0.5)
+    return fig

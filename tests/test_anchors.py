@@ -8,7 +8,7 @@ import torch
 
 import main
 import save_preds
-from landscape import anchors, cli, data, evaluate, objectives, plane, runs
+from landscape import anchors, cli, data, evaluate, maps, objectives, plane, runs
 from landscape.errors import ContentError, UsageError
 
 DIGITS = data.load("digits", noise=0.3)
@@ -149,7 +149,7 @@ def root(tmp_path_factory):
     return folder
 
 
-def maps(folder, out, *argv):
+def maps_with(folder, *argv):
     where = ["--load_net", str(folder / "regions"), "--runs", str(folder), "--planes", "4", "--resolution", "6"]
     assert save_preds.main([*where, "--device", "cpu", *argv]) == 0
     newest = sorted(folder.glob("regions/digits_*/arrays/*.npz"), key=lambda p: p.stat().st_mtime_ns)[-2:]
@@ -158,11 +158,11 @@ def maps(folder, out, *argv):
 
 def test_triplets_are_saved_shared_and_loaded(root, tmp_path):
     file = tmp_path / "t.json"
-    first = maps(root, tmp_path, "--anchors", "same_class", "--split", "train", "--save_triplets", str(file))
-    again = maps(root, tmp_path, "--triplets", str(file))
+    first = maps_with(root, "--anchors", "same_class", "--split", "train", "--save_triplets", str(file))
+    again = maps_with(root, "--triplets", str(file))
     for a, b in zip(first, again):
         assert np.array_equal(a["triplets"], b["triplets"]) and np.array_equal(a["labels"], b["labels"])
-    assert cli.read_triplets(file)["anchors"] == "same_class"
+    assert maps.read_triplets(file)["anchors"] == "same_class"
 
 
 def test_triplets_of_another_set_are_refused(root, tmp_path):
@@ -171,10 +171,10 @@ def test_triplets_of_another_set_are_refused(root, tmp_path):
             "data": "00000000", "triplets": [[0, 1, 2]] * 4}  # fmt: skip
     runs.write_json(file, held)
     with pytest.raises(ContentError, match="another data set"):
-        maps(root, tmp_path, "--triplets", str(file))
+        maps_with(root, "--triplets", str(file))
     runs.write_json(file, {"triplets": []})
     with pytest.raises(ContentError, match="no file of triplets"):
-        maps(root, tmp_path, "--triplets", str(file))
+        maps_with(root, "--triplets", str(file))
 
 
 @pytest.mark.parametrize("argv", [

@@ -18,7 +18,8 @@ WITHIN = {
     "data": {"seeding", "augment", "cli"},
     "runs": {"wandb_sink"}, "plots": {"runs", "results"}, "evaluate": {"data", "metrics", "weights", "plane"},
     "train": {"data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
-    "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives"}, "cli": {"seeding", "runs", "data"},
+    "maps": {"runs"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives"},
+    "cli": {"seeding", "runs", "data"},
 }  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def test_the_top_scripts_import_only_landscape_and_models(name):
 
 @pytest.mark.parametrize("statement", [
     "import models", "import landscape.cli", "import landscape.runs", "import landscape.seeding",
-    "import landscape.results", "import landscape.plots", "import landscape.claims",
+    "import landscape.results", "import landscape.plots", "import landscape.claims", "import landscape.maps",
     "import main; main.make_parser().format_help()",
     "import save_preds; save_preds.make_parser().format_help()",
     "import calculate_iou; calculate_iou.make_parser().format_help()",

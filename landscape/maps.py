@@ -1,0 +1,123 @@
+"""Planes and class maps as settings and files: what determines them, how their files are called, which ones runs share.
+
+A file of class maps, <run>/arrays/class_maps-<hash8>.npz, holds labels (P, S), triplets (P, 3), complete (planes done),
+rechecked, worst, classes and settings (JSON). Its name is the hash of its settings. No torch.
+"""
+
+import json
+
+from landscape.errors import ContentError, FileProblem, UsageError
+from landscape.runs import few, hash8, measure_folder, read_arrays, read_json
+
+GRID = ("planes", "resolution", "range_l", "range_r", "plane_seed", "split", "as_published", "anchors")
+NEEDS = ("labels", "triplets", "complete", "rechecked", "classes", "settings")
+LABELS = ("noise_rate", "noise_file", "noise_seed", "data_seed", "train_size", "val_size")
+FOREIGN = ("net", "width", "image_size", "channels", "normalize")
+TRIPLETS = {"dataset", "split", "anchors", "plane_seed", "as_published", "data", "triplets"}
+
+
+# ---- settings ------------------------------------------------------------------------------------------------------
+
+
+def settings(args, sources):
+    """The settings that class maps of these sources have, data set included. UsageError for a grid of one point or
+    sources of several data sets."""
+    if args.resolution < 2:
+        raise UsageError(f"--resolution {args.resolution}: at least 2 points a side are needed")
+    sets = {s.config.get("dataset", getattr(args, "dataset", None)) for s in sources}
+    if len(sets) > 1:
+        raise UsageError(f"the networks were trained on different data sets ({', '.join(sorted(map(str, sets)))}): "
+                         "compare those of one, in a folder of their own")
+    return {**{k: getattr(args, k) for k in GRID}, "dataset": sets.pop(), "which": args.which,
+            **anchor_settings(args, [s.config for s in sources]), **foreign_settings(args, sources)}
+
+
+def foreign_settings(args, sources):
+    """What the user says of checkpoints that do not describe themselves; it decides what their class maps are."""
+    if not any(s.foreign for s in sources):
+        return {}
+    return {"foreign": {k: getattr(args, k) for k in FOREIGN}}
+
+
+def anchor_settings(args, configs):
+    """What determines anchors besides their seed, as plain values; configs: of the runs that are drawn."""
+    out = {"anchors": args.anchors}
+    if args.anchors in ("correct", "incorrect"):
+        found = [{k: c.get(k) for k in LABELS} for c in configs]
+        if any(f != found[0] for f in found):
+            raise UsageError(f"--anchors {args.anchors}: the networks were given different labels; draw those of one "
+                             "label noise alone")
+        out["given_labels"] = found[0]
+    if args.anchors == "foreign":
+        out["foreign_set"] = args.foreign_set
+    if args.anchors.startswith("pgd"):
+        out |= {"attack_net": args.attack_net, "attack_steps": args.attack_steps}
+    if args.triplets:
+        out["triplets"] = hash8(read_triplets(args.triplets)["triplets"])
+    return out
+
+
+def read_triplets(path):
+    """The dict in a file that --save_triplets wrote: dataset, split, anchors, plane_seed, as_published, triplets, …
+    Raises FileProblem or ContentError."""
+    held = read_json(path)
+    if not isinstance(held, dict) or TRIPLETS - held.keys():
+        raise ContentError(f"{path} is no file of triplets: {', '.join(sorted(TRIPLETS))} are expected in it")
+    return held
+
+
+def follow_triplets(args):
+    """Take over what a --triplets file says of its planes: split, kind, seed, and how many at the most."""
+    if args.triplets:
+        held = read_triplets(args.triplets)
+        args.split, args.anchors, args.plane_seed = held["split"], held["anchors"], held["plane_seed"]
+        args.as_published = held["as_published"]
+        if hasattr(args, "planes"):
+            args.planes = min(args.planes, len(held["triplets"]))
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def file_name(held):
+    """The file name of class maps with these settings."""
+    return f"class_maps-{hash8(held)}.npz"
+
+
+def read_settings(held, file):
+    """The settings in the arrays of a file of class maps."""
+    try:
+        return json.loads(str(held["settings"]))
+    except ValueError:
+        raise ContentError(f"{file} is damaged (its settings are not JSON); run save_preds.py --force") from None
+
+
+def common(args, sources):
+    """([(source, file)], settings): the finished class maps that all sources have and the flags of
+    landscape.cli.add_maps and --which select. Raises FileProblem if there are none, UsageError if there are several."""
+    asked = {k: getattr(args, k) for k in (*GRID, "which") if getattr(args, k) not in (None, False)}
+    held = []
+    for source in sources:
+        folder = measure_folder(source, args.runs) / "arrays"
+        found = {}
+        for file in sorted(folder.glob("class_maps-*.npz")):
+            arrays = read_arrays(file, NEEDS)
+            of = read_settings(arrays, file)
+            if int(arrays["complete"]) == of["planes"] and all(of[k] == v for k, v in asked.items()):
+                found[file.name] = file, of
+        held.append(found)
+    names = set.intersection(*map(set, held))
+    if not names:
+        lacking = [s.name for s, found in zip(sources, held) if not found]
+        who = f"{few(lacking, 3)} have none" if lacking else "each has others"
+        raise FileProblem(f"no finished class maps that all {len(sources)} networks under {args.load_net} share "
+                          f"({who}): python save_preds.py --load_net {args.load_net}")
+    if len(names) > 1 and not args.as_published:  # not asked for, they come second
+        names = {n for n in names if not held[0][n][1]["as_published"]} or names
+    if len(names) > 1:
+        kinds = [held[0][name][1] for name in sorted(names)]
+        varying = [k for k in (*GRID, "which") if len({str(s[k]) for s in kinds}) > 1] or ["dataset"]
+        choices = ", ".join(f"--{k} {'/'.join(sorted({str(s[k]) for s in kinds}))}" for k in varying)
+        raise UsageError(f"there are {len(names)} sets of class maps: choose by {choices}")
+    name = names.pop()
+    return [(s, found[name][0]) for s, found in zip(sources, held)], held[0][name][1]

@@ -213,8 +213,6 @@ def memory(bench):
 
 def draw_alone(batches, argv):
     """In a process of its own: main.py with argv, then the growth of its peak memory in MB since the imports."""
-    import resource
-
     import main
     from landscape import evaluate, plots  # noqa: F401  (part of "the imports")
 
@@ -237,9 +235,15 @@ def draw_alone(batches, argv):
             self.network, self.fast = Short(self.network), self.fast and Short(self.fast)
 
     evaluate.ClassMapper = ShortMapper
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = status("VmRSS")
     main.main(argv)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e6)
+    print(status("VmHWM") - before)
+
+
+def status(key):
+    """Megabytes that this process has (VmRSS) or had at most (VmHWM). Not ru_maxrss: it starts at the parent's peak."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[key].split()[0]) * 1024 / 1e6
 
 
 ROWS = {

@@ -1,4 +1,4 @@
-"""Data sets as uint8 tensors that live on the device: table, readers, splits, label noise, batches, command.
+"""Data sets as uint8 tensors that live on the device: splits, label noise, batches; and their command.
 
     python -m landscape.data list
     python -m landscape.data fetch CIFAR10
@@ -11,18 +11,10 @@ Loading never downloads; only `fetch` does.
 # N images, B images of a batch, H rows, W columns, C channels.
 
 import argparse
-import contextlib
 import copy
-import ctypes
-import difflib
-import fcntl
 import functools
-import io
 import os
-import pickle
-import socket
 import warnings
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +24,22 @@ from torch.utils.data import DataLoader
 
 from landscape.augment import AUGMENTS, Augment, parse_augment, resized_boxes
 from landscape.errors import ContentError, FileProblem, Refusal, UsageError
+from landscape.readers import (
+    DATASETS,
+    IMAGENET,
+    LEGACY,
+    UNREADABLE,
+    Entry,
+    entry,
+    fetch,
+    first_line,
+    read,
+    root_of,
+    scan_folder,
+    show,
+    unreadable,
+    verify,
+)  # fmt: skip
 from landscape.seeding import stream
 
 __all__ = [
@@ -39,127 +47,9 @@ __all__ = [
     "noisy_labels", "normalization", "parse_augment", "read_noise_file", "to_float", "verify",
 ]  # fmt: skip
 
-LEGACY = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # the std that most CIFAR code copied
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 LARGE = 20_000  # training sets from here on give 5,000 images to validation
 RESIDENT_BYTES = 2_000_000_000
 TEST_VIEW = 256 / 224  # pictures of many sizes: shorter side to 256, then the middle 224
-
-
-# What the readers raise when a file's content is not theirs.
-UNREADABLE = (
-    RuntimeError, ValueError, TypeError, EOFError, KeyError, AssertionError, pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is known of a data set: class names, true per-pixel mean and std in [0, 1], size, channels.
-
-    sizes are (train, test); augment is what "auto" means; files are (path under the root, md5).
-    """
-
-    classes: tuple
-    mean: tuple
-    std: tuple
-    image_size: int
-    channels: int
-    sizes: tuple
-    augment: str = "none"
-    files: tuple = ()
-
-
-TEN = tuple("0123456789")
-
-
-def _idx(folder, *sums):
-    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-    return tuple((f"{folder}/raw/{name}-ubyte", md5) for name, md5 in zip(names, sums))
-
-
-DATASETS = {
-    "digits": Entry(TEN, (0.3054,), (0.3753,), 8, 1, (1437, 360)),
-    "MNIST": Entry(
-        TEN, (0.1307,), (0.3081,), 28, 1, (60_000, 10_000),
-        files=_idx("MNIST", "6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
-                   "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
-    ),
-    "FashionMNIST": Entry(
-        ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
-         "ankle boot"),
-        (0.2860,), (0.3530,), 28, 1, (60_000, 10_000),
-        files=_idx("FashionMNIST", "f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9",
-                   "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
-    ),
-    "CIFAR10": Entry(
-        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-        (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 32, 3, (50_000, 10_000), "crop,flip",
-        (
-            ("cifar-10-batches-py/data_batch_1", "c99cafc152244af753f735de768cd75f"),
-            ("cifar-10-batches-py/data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
-            ("cifar-10-batches-py/data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
-            ("cifar-10-batches-py/data_batch_4", "634d18415352ddfa80567beed471001a"),
-            ("cifar-10-batches-py/data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
-            ("cifar-10-batches-py/test_batch", "40351d587109b95175f43aff81a1287e"),
-            ("cifar-10-batches-py/batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
-        ),
-    ),
-    "CIFAR100": Entry(
-        tuple(
-            "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus "
-            "butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch "
-            "crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo "
-            "keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse "
-            "mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy "
-            "porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper "
-            "snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television "
-            "tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm".split()
-        ),
-        (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762), 32, 3, (50_000, 10_000), "crop,flip",
-        (
-            ("cifar-100-python/train", "16019d7e3df5f24257cddd939b257f8d"),
-            ("cifar-100-python/test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),
-            ("cifar-100-python/meta", "7973b15100ade9c7d40fb424638fde48"),
-        ),
-    ),
-    "SVHN": Entry(
-        TEN, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 32, 3, (73_257, 26_032), "crop",
-        (
-            ("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
-            ("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),
-        ),
-    ),
-    "fake": Entry(TEN, (0.5032, 0.4977, 0.4941), (0.2116, 0.2067, 0.2007), 32, 3, (512, 256)),
-}  # fmt: skip
-
-
-def entry(name, data_root=None):
-    """The Entry of a name: a key of DATASETS, "fake:CxHxW:CLASSES:N" or "folder:PATH" (which is read).
-
-    Raises UsageError for an unknown name, FileProblem and ContentError for a folder.
-    """
-    if name in DATASETS:
-        return DATASETS[name]
-    if name.startswith("folder:"):
-        return _scan(name, data_root)[0]
-    if name.startswith("fake:"):
-        return _fake_entry(name)
-    near = difflib.get_close_matches(name.lower(), [n.lower() for n in DATASETS], 1, 0.5)
-    near = [n for n in DATASETS if n.lower() in near]
-    known = ", ".join([*DATASETS, "folder:PATH", "fake:CxHxW:CLASSES:N"])
-    hint = f"did you mean {near[0]}?" if near else f"known: {known}"
-    raise UsageError(f"unknown data set {name!r}; {hint}")
-
-
-def _line(error):
-    """The first line of what another library's error says."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def root_of(data_root=None):
-    """The folder of the data sets: the argument, else $DATA_ROOT, else ~/data."""
-    return Path(data_root or os.environ.get("DATA_ROOT") or "~/data").expanduser()
 
 
 # --- images and batches -------------------------------------------------------------------------------------
@@ -338,7 +228,7 @@ class _Reader:
         except FileNotFoundError:
             raise FileProblem(f"{self.paths[index]} is gone since the folder was read; start again") from None
         except (OSError, SyntaxError, ValueError) as error:
-            raise _unreadable(self.paths[index], error) from None
+            raise unreadable(self.paths[index], error) from None
         if box is not None:
             width, height = picture.size
             place = resized_boxes(box[0][None], height, width, box[1])[0].tolist()
@@ -377,10 +267,6 @@ class _Ordered:
             return self.reader.picture(self.order[position], box)
         except Refusal as refusal:  # raised in a worker it would arrive as a traceback of many lines
             return refusal
-
-
-def _unreadable(path, error):
-    return ContentError(f"{path} is not a readable picture ({_line(error)}); replace or remove it")
 
 
 def _stack(images):
@@ -451,7 +337,7 @@ def load(
         raise UsageError("--noise and --noise_file exclude each other: give one")
     pools, known = {}, None
     if name.startswith("folder:"):
-        known, files, uniform = _scan(name, data_root)
+        known, files, uniform = scan_folder(name, data_root)
     else:
         known = entry(name)
     size, depth = image_size or known.image_size, channels or known.channels
@@ -465,7 +351,7 @@ def load(
             reader = _Reader(paths, size, uniform)
             pools[part] = _folder_images(reader, torch.tensor(labels), device, resident, workers)
     else:
-        for part, (images, labels) in _read(name, data_root).items():
+        for part, (images, labels) in read(name, data_root).items():
             images = _resize(images, size)
             images = images if images.shape[3] == depth else images.expand(-1, -1, -1, depth).contiguous()
             pools[part] = Images(images.to(device), labels)
@@ -512,172 +398,6 @@ def _folder_images(reader, labels, device, resident, workers):
     few = len(labels) < 1000  # not worth starting processes
     store = torch.cat(list(reader.batches(range(len(labels)), 256, 0 if few else workers)))
     return Images(store.to(device), labels)
-
-
-def _read(name, data_root):
-    """{"train": (uint8 (N, H, W, C), int64 (N,)), "test": …}, as the files have them."""
-    if name == "digits":
-        return _read_digits()
-    if name.startswith("fake"):
-        return _make_fake(name)
-    import torchvision.datasets as readers
-
-    root, known = root_of(data_root), DATASETS[name]
-    missing, corrupt = _problems(known, root, name.endswith("MNIST"))  # the other readers look at md5
-    if missing:
-        raise FileProblem(
-            f"{name} is not in {root}: {missing[0]} is missing; `python -m landscape.data fetch {name}` "
-            "downloads it, --data_root names another folder, and `--dataset digits` needs no files"
-        )
-    parts = {}
-    try:
-        if corrupt:
-            raise ValueError("md5 differs")
-        for part, train in (("train", True), ("test", False)):
-            if name == "SVHN":
-                raw = readers.SVHN(root, split=part)
-                images, labels = raw.data.transpose(0, 2, 3, 1), raw.labels
-            else:
-                raw = getattr(readers, name)(root, train=train)
-                images, labels = raw.data, raw.targets
-            images = torch.as_tensor(images).contiguous()  # the readers give transposed views, slow to index
-            parts[part] = (images.unsqueeze(3) if images.dim() == 3 else images, torch.as_tensor(labels))
-            del raw
-    except UNREADABLE as error:
-        corrupt = corrupt or _problems(known, root, True)[1]
-        what = f"{root / corrupt[0]} is corrupt" if corrupt else f"{name} in {root}: {_line(error)}"
-        raise ContentError(f"{what}; `python -m landscape.data fetch {name}` restores it") from None
-    except OSError as error:
-        raise FileProblem(f"{name} in {root} cannot be read: {error}") from None
-    # What the readers unpacked stays with the process otherwise: up to 160 MB after CIFAR-10 with glibc.
-    getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
-    return parts
-
-
-def _problems(known, root, sums):
-    """The files of an entry that are missing, and, if sums, those whose md5 is wrong."""
-    from torchvision.datasets.utils import check_integrity
-
-    missing = [path for path, _ in known.files if not (root / path).is_file()]
-    there = [(path, md5) for path, md5 in known.files if sums and path not in missing]
-    return missing, [path for path, md5 in there if not check_integrity(root / path, md5)]
-
-
-def _read_digits():
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    images = torch.from_numpy(np.rint(raw.images * (255 / 16)).astype(np.uint8)).unsqueeze(3)
-    labels = torch.from_numpy(raw.target).long()
-    return {"train": (images[:-360], labels[:-360]), "test": (images[-360:], labels[-360:])}
-
-
-def _fake_shape(name):
-    """("fake:3x32x32:10:512") to channels, size, classes, train images."""
-    try:
-        _, shape, classes, count = name.split(":")
-        channels, height, width = (int(v) for v in shape.split("x"))
-        numbers = channels, height, int(classes), int(count)
-        if height != width or channels not in (1, 3) or min(numbers) < 1 or numbers[2] < 2:
-            raise ValueError
-    except ValueError:
-        raise UsageError(
-            f"data set {name!r}: the form is fake:CxHxW:CLASSES:N, such as fake:3x32x32:10:512, with 1 or 3 "
-            "channels, H equal to W and at least 2 classes"
-        ) from None
-    return numbers
-
-
-def _fake_entry(name):
-    channels, size, classes, count = _fake_shape(name)
-    images = _make_fake(name)["train"][0].double() / 255
-    mean, std = images.mean((0, 1, 2)).tolist(), images.std((0, 1, 2), correction=0).tolist()
-    mean, std = tuple(round(v, 4) for v in mean), tuple(round(v, 4) for v in std)
-    names = tuple(f"class {i}" for i in range(classes))
-    return Entry(names, mean, std, size, channels, (count, (count + 1) // 2))
-
-
-def _make_fake(name):
-    """A coarse pattern for each class under noise; whole numbers, so that machines make the same bytes."""
-    channels, size, classes, count = _fake_shape("fake:3x32x32:10:512" if name == "fake" else name)
-    generator = stream(0, "fake", channels, size, classes)
-    patterns = torch.randint(0, 256, (classes, 4, 4, channels), generator=generator)
-    place = torch.arange(size) * 4 // size
-    patterns = patterns[:, place][:, :, place]
-    parts = {}
-    for part, number in (("train", count), ("test", (count + 1) // 2)):
-        labels = torch.arange(number) % classes
-        labels = labels[torch.randperm(number, generator=generator)]
-        noise = torch.randint(0, 256, (number, size, size, channels), generator=generator)
-        parts[part] = (((patterns[labels] + noise) // 2).to(torch.uint8), labels)
-    return parts
-
-
-# --- folders of pictures ------------------------------------------------------------------------------------
-
-
-def _scan(name, data_root):
-    """folder:PATH to (Entry, {"train": (paths, labels), "test": …, "val": … or not}, one square size?)."""
-    from torchvision.datasets.folder import find_classes
-
-    root = Path(name.removeprefix("folder:")).expanduser()
-    if not root.is_absolute() and not root.is_dir():
-        root = root_of(data_root) / root
-    if not (root / "train").is_dir():
-        raise FileProblem(f"{root} has no train/ folder; folder:PATH expects train/CLASS/… and val/ or test/")
-    try:
-        classes, index = find_classes(root / "train")
-    except FileNotFoundError:
-        raise FileProblem(f"{root}/train has no class folders; folder:PATH expects train/CLASS/…") from None
-    parts = {"train": _listing(root / "train", index)}
-    for part in ("val", "test"):
-        found = _listing(root / part, index)
-        if found[0]:
-            parts[part] = found
-    if not parts["train"][0]:
-        raise FileProblem(f"{root}/train has no pictures")
-    if "test" not in parts:
-        if "val" not in parts:
-            raise FileProblem(f"{root} has neither val/ nor test/ with labelled pictures")
-        parts["test"] = parts.pop("val")
-    uniform, size = _common_size(parts["train"][0] + parts["test"][0])
-    sizes = (len(parts["train"][0]), len(parts["test"][0]))
-    return Entry(tuple(classes), *IMAGENET, size, 3, sizes, "resized,flip"), parts, uniform
-
-
-def _listing(folder, index):
-    """The pictures (paths, labels) of an ImageFolder or of TinyImageNet's val; none without labels."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
-    notes = folder / "val_annotations.txt"
-    if notes.is_file():
-        lines = [line.split("\t") for line in notes.read_text().splitlines() if line.strip()]
-        try:
-            return [str(folder / "images" / line[0]) for line in lines], [index[line[1]] for line in lines]
-        except (KeyError, IndexError):
-            raise ContentError(f"{notes}: a line must hold a picture, a tab and a class of train/") from None
-    inside = {f.name for f in folder.iterdir() if f.is_dir()} if folder.is_dir() else set()
-    if inside == {"images"} and "images" not in index:  # pictures without labels, as in TinyImageNet's test
-        return [], []
-    if inside - set(index):
-        raise ContentError(f"{folder} has a class that train/ lacks: {sorted(inside - set(index))[0]}")
-    samples = make_dataset(folder, index, IMG_EXTENSIONS, allow_empty=True)
-    return [path for path, _ in samples], [label for _, label in samples]
-
-
-def _common_size(paths):
-    """(True, size) if the pictures are squares of one size, else (False, 224); looks at some 200 of them."""
-    from PIL import Image
-
-    sizes = set()
-    for path in paths[:: max(1, len(paths) // 200)]:
-        try:
-            with Image.open(path) as file:
-                sizes.add(file.size)
-        except OSError as error:
-            raise _unreadable(path, error) from None
-    width, height = next(iter(sizes))
-    return (True, width) if len(sizes) == 1 and width == height else (False, 224)
 
 
 # --- normalisation and label noise --------------------------------------------------------------------------
@@ -752,7 +472,7 @@ def read_noise_file(spec, count, classes):
             raise
         raise FileProblem(f"--noise_file {path}: there is no such file") from None
     except (OSError, *UNREADABLE) as error:
-        raise ContentError(f"--noise_file {path} holds no plain array of labels ({_line(error)})") from None
+        raise ContentError(f"--noise_file {path} holds no plain array of labels ({first_line(error)})") from None
     whole = labels.long()
     if len(labels) != count:
         raise ContentError(f"--noise_file {path}: {len(labels)} labels; the unsplit training set has {count}")
@@ -761,106 +481,7 @@ def read_noise_file(spec, count, classes):
     return whole
 
 
-# --- python -m landscape.data -------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _lock(path):
-    """One process at a time; the others wait. The lock goes with the process that holds it."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _reader_class(name, mirror):
-    """torchvision's reader, told to download from a mirror: a base URL or, for one archive, its full URL."""
-    import torchvision.datasets as readers
-
-    reader = getattr(readers, name)
-    if not mirror:
-        return reader
-    if not mirror.startswith(("http://", "https://", "ftp://")):
-        raise UsageError(f"--mirror {mirror}: the URL must begin with http://, https:// or ftp://")
-    base, single = mirror.rstrip("/") + "/", name.startswith("CIFAR")
-    full = mirror.endswith((".gz", ".tgz", ".mat"))
-    if full and not single:
-        raise UsageError(f"--mirror {mirror}: {name} has several files, so give the URL of their folder")
-    if single:
-        changed = {"url": mirror if full else base + reader.filename}
-    elif name == "SVHN":
-        changed = {"split_list": {k: [base + v[1], *v[1:]] for k, v in reader.split_list.items()}}
-    else:
-        changed = {"mirrors": [base]}
-    return type(name, (reader,), changed)
-
-
-def fetch(name, data_root=None, mirror=""):
-    """Download a data set into the root by torchvision's reader; nothing to do if it is there and whole.
-
-    Jobs in parallel wait for the first. Raises UsageError, FileProblem (network), ContentError (wrong md5).
-    """
-    root, known = root_of(data_root), entry(name, data_root)
-    if not known.files:
-        return
-    reader = _reader_class(name, mirror)
-    waited = socket.getdefaulttimeout()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with _lock(root / f".fetch-{name}.lock"):
-            missing, corrupt = _problems(known, root, True)
-            if not missing and not corrupt:
-                return
-            for path in corrupt:  # some readers take a file for good because it is there
-                (root / path).unlink()
-            socket.setdefaulttimeout(60)  # a silent server must not hang a job
-            with contextlib.redirect_stdout(io.StringIO()):  # the readers' chatter
-                for part in ("train", "test") if name == "SVHN" else (True,):
-                    reader(root, part, download=True)
-            missing, corrupt = _problems(known, root, True)
-    except (OSError, RuntimeError, EOFError) as error:
-        reason = _line(error)
-        if "corrupted" in reason:
-            raise ContentError(f"what came for {name} has a wrong md5; try again or use --mirror") from None
-        raise FileProblem(f"{name} could not be fetched: {reason}; try again or name a --mirror") from None
-    finally:
-        socket.setdefaulttimeout(waited)
-    if missing or corrupt:
-        raise ContentError(f"{root / (missing + corrupt)[0]} is not right after the download; try again")
-
-
-def verify(name, data_root=None):
-    """Check the md5 of each file of a data set, or decode each picture of a folder; returns their number.
-
-    Raises FileProblem (missing), ContentError (md5 differs, unreadable).
-    """
-    if name.startswith("folder:"):
-        _, parts, uniform = _scan(name, data_root)
-        paths = [path for part in parts.values() for path in part[0]]
-        reader = _Reader(paths, 32, uniform)
-        for index in range(len(paths)):
-            reader.picture(index)
-        return len(paths)
-    known, root = entry(name), root_of(data_root)
-    missing, corrupt = _problems(known, root, True)
-    mend = f"`python -m landscape.data fetch {name}` restores it"
-    if corrupt:
-        raise ContentError(f"{root / corrupt[0]} is corrupt (md5; {len(corrupt)} such file(s)); {mend}")
-    if missing:
-        raise FileProblem(f"{root / missing[0]} is missing ({len(missing)} such file(s)); {mend}")
-    return len(known.files)
-
-
-def _list(root):
-    print(f"{'name':14}{'classes':>8}  {'shape':12}{'train':>8}{'test':>8}  files in {root}")
-    for name, known in DATASETS.items():
-        there = sum((root / path).is_file() for path, _ in known.files)
-        state = "needs none" if not known.files else "present" if there == len(known.files) else "missing"
-        if 0 < there < len(known.files):
-            state = f"incomplete ({there} of {len(known.files)})"
-        shape = f"{known.channels}x{known.image_size}x{known.image_size}"
-        print(f"{name:14}{len(known.classes):8}  {shape:12}{known.sizes[0]:8}{known.sizes[1]:8}  {state}")
-    print("folder:PATH          pictures in PATH/train and PATH/val or PATH/test, one folder for each class")
-    print("fake:CxHxW:CLASSES:N patterns and noise, made when asked for")
+# --- python -m landscape.data -----------------------------------------------------------------------------
 
 
 def main(argv=None):
@@ -875,7 +496,7 @@ def main(argv=None):
     parser.add_argument("--mirror", default="", help="URL of a folder, or of CIFAR's archive, to fetch from")
     args = parser.parse_args(argv)
     if args.action == "list":
-        return _list(root_of(args.data_root))
+        return show(root_of(args.data_root))
     if not args.name:
         raise UsageError(f"{args.action} needs a data set's name; `python -m landscape.data list` shows them")
     if args.action == "fetch":

@@ -77,7 +77,7 @@ def cores():
 # ---- the grid file -------------------------------------------------------------------------------------------------
 
 def read_grid(path):
-    """(script, base, grid, lines): settings as they stand, and lines[section, key] for messages."""
+    """(script, base, grid, each, lines): settings as they stand, and lines[section, key] for messages."""
     import yaml
 
     try:
@@ -100,7 +100,7 @@ def read_grid(path):
         lines[None, key.value] = key.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
             lines.update({(key.value, k.value): k.start_mark.line + 1 for k, _ in node.value})
-    known = ("script", "base", "grid")
+    known = ("script", "base", "grid", "each")
     for key in values:
         if key not in known:
             raise UsageError(f"grid {path}, line {lines.get((None, str(key)), '?')}: unknown key {key!r}"
@@ -114,7 +114,11 @@ def read_grid(path):
             where = f"grid {path}, line {lines.get((None, section), '?')}"
             raise UsageError(f"{where}: {section} is a mapping of settings, not {part!r}")
         parts.append(part)
-    return values["script"], *parts, lines
+    each = values.get("each") or []
+    if not (isinstance(each, list) and all(isinstance(e, dict) and e for e in each)):
+        raise UsageError(f"grid {path}, line {lines.get((None, 'each'), '?')}: each is a list of mappings of settings, "
+                         "such as [{net: mlp}, {net: mcnn, width: 12}]")
+    return values["script"], *parts, each, lines
 
 
 def strict_loader():
@@ -222,7 +226,7 @@ class Sweep:
     def read(cls, args):
         """The sweep that the arguments describe, every member checked by the script itself; nothing is written."""
         path = args.grid
-        script, base, grid, lines = read_grid(path)
+        script, base, grid, each, lines = read_grid(path)
         given = set_values(args.set, base, grid)
         words, module = find_script(script, f"grid {path}, line {lines.get((None, 'script'), '?')}")
         parser = module.make_parser()
@@ -241,6 +245,19 @@ class Sweep:
                 if option in options.setdefault(dest, []):
                     raise UsageError(f"{where}: {key} has the value {shown(value)} twice")
                 options[dest].append(option)
+        together = []
+        for settings in each:
+            words_of, labels_of = [], []
+            for key, value in settings.items():
+                where = f"grid {path}, line {lines.get((None, 'each'), '?')}"
+                dest = checked(parser, actions, where, key, value)
+                if origin.setdefault(dest, ("each", key))[0] != "each":
+                    raise UsageError(f"{where}: {key} is given already, under {origin[dest][0]}")
+                words_of += flags(actions[key], value)
+                labels_of.append(f"{key}={shown(value)}")
+            together.append((" ".join(labels_of), words_of))
+        if together:
+            options = {"each": together, **options}
         choices = [([label for label, _ in c if label], [w for _, f in c for w in f])
                    for c in itertools.product(*options.values())]
         extra = common(parser, args, options)

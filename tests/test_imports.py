@@ -15,7 +15,7 @@ MAY = {"models": set(), "landscape": {"models"}, **{s: {"landscape", "models"} f
 WITHIN = {
     "errors": set(), "seeding": set(), "weights": set(), "metrics": set(), "plane": set(), "augment": set(),
     "results": {"runs", "cli"}, "wandb_sink": set(), "claims": {"results", "runs", "cli"},
-    "data": {"seeding", "augment", "cli"},
+    "readers": {"seeding"}, "data": {"seeding", "augment", "readers", "cli"},
     "runs": {"wandb_sink"}, "plots": {"runs", "results"}, "evaluate": {"data", "metrics", "weights", "plane"},
     "train": {"data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
     "maps": {"runs"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives"},

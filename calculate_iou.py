@@ -24,6 +24,7 @@ def make_parser():
     g.add_argument("--load_net", default="runs/regions", metavar="DIR", help="the folder given to save_preds.py")
     g.add_argument("--group_by", default="net,width", metavar="KEY,KEY,…",
                    help="the settings that make a group; a foreign checkpoint's group is its folder")
+    cli.add_select(g)
     cli.add_maps(parser, chosen=False)
     parser.add_argument("--which", default=None, choices=("model", "best"),
                         help="class maps of the last weights, or of the best on a run's validation set")
@@ -37,7 +38,7 @@ def make_parser():
 
 def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
-    sources = runs.find_models(args.load_net, args.group_by.split(","))
+    sources = runs.find_models(args.load_net, args.group_by.split(","), args.select)
     files, settings = maps.common(args, sources)
     if args.dry_run:
         print(f"{len(files)} networks on {settings['planes']} planes of {settings['resolution']}x"

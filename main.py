@@ -26,6 +26,7 @@ def make_parser():
                    help="label the run, and write its state_dict as NAME.pth into its folder too")
     g.add_argument("--group_by", default="net,width", metavar="KEY,KEY,…",
                    help="the settings that make one row of a grid of panels")
+    cli.add_select(g)
     g = parser.group("plane")
     g.add_argument("--imgs", default="", metavar="ID,ID,ID",
                    help="anchors: ids in the unsplit set; none: draw nothing; default: three of different classes, by "
@@ -59,7 +60,7 @@ def main(argv=None):
     if args.dry_run:
         return plan(args)
     if args.load_net:
-        sources = runs.find_models(args.load_net, args.group_by.split(","))
+        sources = runs.find_models(args.load_net, args.group_by.split(","), args.select)
         if args.ids == "none":
             raise UsageError("--load_net draws the network: --imgs none leaves nothing to do")
         return draw(args, sources)
@@ -126,7 +127,7 @@ def anchor_ids(args):
 def plan(args):
     """What would be done, printed; nothing is written."""
     if args.load_net:
-        for source in runs.find_models(args.load_net, args.group_by.split(",")):
+        for source in runs.find_models(args.load_net, args.group_by.split(","), args.select):
             print(f"draw {source.group}: {source.path}")
         return 0
     path = runs.folder("regions", args)

@@ -25,6 +25,7 @@ def make_parser():
                    help="run folders, or DIR/<architecture>/*.pth; or one of them")
     g.add_argument("--which", default="model", choices=("model", "best"),
                    help="of a run: the last weights, or the best on its validation set")
+    cli.add_select(g)
     g = parser.group("of foreign checkpoints")
     g.add_argument("--net", default="ResNet", metavar="NAME", help="the network, where --load_net is one file")
     g.add_argument("--width", "--widen_factor", type=cli.natural, default=0, help="its width; 0: the family's own")
@@ -47,7 +48,7 @@ def make_parser():
 def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
     maps.follow_triplets(args)
-    sources = runs.find_models(args.load_net)
+    sources = runs.find_models(args.load_net, select=args.select)
     settings = maps.settings(args, sources)
     files = [runs.measure_folder(s, args.runs) / "arrays" / maps.file_name(settings) for s in sources]
     todo = [(s, f) for s, f in zip(sources, files) if args.force or not complete(f, settings)]

@@ -353,6 +353,12 @@ def add_output(parser):
     w.add_argument("--wandb_artifact", action="store_true", help="upload the final weights too")
 
 
+def add_select(group):
+    """--select, for scripts that take a folder of many networks."""
+    group.add_argument("--select", nargs="+", default=[], metavar="KEY=VALUE|VALUE",
+                       help="only the runs with these settings, such as opt=SGD net=resnet20|vgg11_bn")
+
+
 def add_maps(parser, chosen=True):
     """What determines class maps; with chosen=False every flag is None unless given, to select among those on disk."""
     def given(value):

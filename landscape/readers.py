@@ -6,7 +6,6 @@ torchvision's readers and checksums do the work where they exist. Nothing here d
 # N images, H rows, W columns, C channels.
 
 import contextlib
-import ctypes
 import difflib
 import fcntl
 import io
@@ -185,8 +184,6 @@ def read(name, data_root):
         raise ContentError(f"{what}; `python -m landscape.data fetch {name}` restores it") from None
     except OSError as error:
         raise FileProblem(f"{name} in {root} cannot be read: {error}") from None
-    # What the readers unpacked stays with the process otherwise: up to 160 MB after CIFAR-10 with glibc.
-    getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
     return parts
 
 

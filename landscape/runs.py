@@ -544,11 +544,12 @@ class Source:
 SUFFIXES = (".pth", ".pt", ".th", ".safetensors")
 
 
-def find_models(root, group_by=("net", "width")):
+def find_models(root, group_by=("net", "width"), select=()):
     """Every finished run under root, and every foreign checkpoint in dbViz's layout root/<architecture>/*.pth.
 
-    root may also be one run folder or one checkpoint. Sorted by group, seeds and name. Raises FileProblem if there is
-    nothing. The group of a run is made of its settings named in group_by; that of a foreign file is its folder's name.
+    root may also be one run folder or one checkpoint. select: "KEY=VALUE" or "KEY=VALUE|VALUE"; only runs with these
+    settings, and no foreign checkpoints. Sorted by group, seeds and name. Raises FileProblem if there is nothing. The
+    group of a run is made of its settings named in group_by; that of a foreign file is its folder's name.
     """
     root = Path(root)
     if not root.exists():
@@ -559,20 +560,37 @@ def find_models(root, group_by=("net", "width")):
     for config in sorted(root.rglob("config.yaml")):
         folder = config.parent
         if (folder / "done").exists() and (folder / "model.safetensors").exists():
-            found.append(run_source(folder, group_by))
+            source = run_source(folder, group_by)
+            if fits(source.config, select):
+                found.append(source)
         elif not (folder / "done").exists():
             broken.append(folder.name)
     ours = {s.path for s in found}
-    for file in sorted(p for s in SUFFIXES for p in root.rglob(f"*{s}")):
+    for file in [] if select else sorted(p for s in SUFFIXES for p in root.rglob(f"*{s}")):
         inside = any((parent / "config.yaml").exists() for parent in file.parents if parent not in root.parents)
         if not inside and "pred" not in file.name and file.parent not in ours:
             found.append(Source(file, file.parent.name, f"{file.parent.name}/{file.stem}", {}))
     if not found:
         more = (f" ({len(broken)} unfinished: {few(broken, 3)}; the command of each, again, finishes it)" if broken
                 else "")
+        if select:
+            raise FileProblem(f"{root} holds no finished run with {' '.join(select)}{more}")
         raise FileProblem(f"{root} holds no finished run and no <architecture>/*.pth checkpoint{more}")
     seeds = ("init_seed", "order_seed")
     return sorted(found, key=lambda s: (s.group, *(s.config.get(k, 0) for k in seeds), s.name))
+
+
+def fits(config, select):
+    """Do a run's settings agree with every KEY=VALUE|VALUE? Raises UsageError for an unknown key."""
+    for word in select:
+        key, equals, values = word.partition("=")
+        if not equals or key not in config:
+            raise UsageError(f"--select {word}: KEY=VALUE is expected, with a setting of the runs as KEY")
+        said = models.canonical(config[key]) if key == "net" else str(config[key])
+        wanted = [models.canonical(v) if key == "net" else v for v in values.split("|")]
+        if said not in wanted:
+            return False
+    return True
 
 
 def run_source(folder, group_by):

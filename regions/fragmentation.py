@@ -22,6 +22,7 @@ def make_parser():
     g.add_argument("--load_net", default="runs/regions", metavar="DIR", help="the folder given to save_preds.py")
     g.add_argument("--which", default=None, choices=("model", "best"), help="maps of the last or of the best weights")
     g.add_argument("--group_by", default="net,width", metavar="KEY,KEY,…", help="the settings that make a group")
+    cli.add_select(g)
     cli.add_maps(parser, chosen=False)
     g = parser.group("regions", named=True)
     g.add_argument("--connectivity", type=int, default=8, choices=(4, 8), help="neighbours of a point (dbViz: 8)")
@@ -34,7 +35,7 @@ def make_parser():
 
 def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
-    sources = runs.find_models(args.load_net, args.group_by.split(","))
+    sources = runs.find_models(args.load_net, args.group_by.split(","), args.select)
     files, settings = maps.common(args, sources)
     if args.dry_run:
         print(f"{len(files)} networks on {settings['planes']} planes")

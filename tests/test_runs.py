@@ -189,6 +189,26 @@ def test_models_are_found_in_both_layouts_and_predictions_are_not(tmp_path):
         runs.find_models(run)
 
 
+def test_models_are_selected_by_their_settings(tmp_path):
+    for net, opt in (("ResNet", "SGD"), ("ResNet", "Adam"), ("VGG", "SGD")):
+        run = tmp_path / f"{net}{opt}"
+        run.mkdir()
+        (run / "config.yaml").write_text(f"net: {net}\nwidth: 0\nopt: {opt}")
+        for name in ("done", "model.safetensors"):
+            (run / name).touch()
+
+    def names(*select):
+        return sorted(s.path.name for s in runs.find_models(tmp_path, select=select))
+
+    assert names("opt=SGD") == ["ResNetSGD", "VGGSGD"]
+    assert names("opt=SGD|Adam", "net=resnet18") == ["ResNetAdam", "ResNetSGD"]
+    with pytest.raises(FileProblem, match="opt=AdamW"):
+        names("opt=AdamW")
+    for wrong in ("opt", "lr=1"):
+        with pytest.raises(UsageError, match="KEY=VALUE"):
+            names(wrong)
+
+
 def test_measures_of_a_foreign_file_go_to_a_folder_named_by_its_content(tmp_path):
     paths = []
     for name in ("a/ResNet/x.pth", "b/ResNet/x.pth", "c/ResNet/x.pth"):

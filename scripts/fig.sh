@@ -1,0 +1,45 @@
+# Sourced by the fig_*.sh: reads --scale cpu|paper, --smoke, --dry_run and --jobs N, and enters .venv.
+# Sets scale, runs (the folder of all runs of that scale), jobs, and flags (what every program is given besides).
+# RUNS=DIR puts the runs elsewhere. At the end of a script, keep FILE ... copies small results into results/.
+scale=cpu jobs=2 flags=() dry=0
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --scale) scale=${2:?--scale takes cpu or paper}; shift 2 ;;
+    --jobs) jobs=${2:?--jobs takes a number}; shift 2 ;;
+    --smoke) flags+=(--smoke); shift ;;
+    --dry_run) dry=1; shift ;;
+    *) echo "$(basename "$0"): unknown argument $1; known: --scale cpu|paper, --jobs N, --smoke, --dry_run" >&2; exit 2 ;;
+  esac
+done
+case "$scale" in cpu|paper) ;; *) echo "$(basename "$0"): --scale is cpu or paper, not $scale" >&2; exit 2 ;; esac
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+runs=${RUNS:-runs/regions_$scale}
+smoke=0; for f in ${flags[@]+"${flags[@]}"}; do [ "$f" = --smoke ] && smoke=1; done
+made=$runs; [ "$smoke" = 1 ] && made=$runs/smoke
+
+sweep() { # sweep GRID.yaml [ARGUMENTS]: train what is missing; with --dry_run only list it
+  local action=run; [ "$dry" = 1 ] && action=plan
+  local grid=$1; shift
+  if [ "$action" = run ]; then
+    python scripts/sweep.py run "$grid" --jobs "$jobs" --runs "$runs" ${flags[@]+"${flags[@]}"} "$@"
+  else
+    python scripts/sweep.py plan "$grid" --runs "$runs" ${flags[@]+"${flags[@]}"} "$@"
+  fi
+}
+
+maps() { # maps [ARGUMENTS]: class maps of the selected networks
+  [ "$dry" = 1 ] && { echo "python save_preds.py --load_net $made/regions --runs $runs $*"; return; }
+  python save_preds.py --load_net "$runs/regions" --runs "$runs" ${flags[@]+"${flags[@]}"} "$@"
+}
+
+tool() { # tool PROGRAM [ARGUMENTS]: a measuring or drawing program on this scale's runs
+  [ "$dry" = 1 ] && { echo "python $*"; return; }
+  python "$@" --runs "$runs" ${flags[@]+"${flags[@]}"}
+}
+
+keep() { # keep NAME FILE: into results/regions/NAME, at the CPU's scale and not in smoke mode
+  if [ "$dry" = 1 ] || [ "$smoke" = 1 ]; then return; fi
+  mkdir -p results/regions
+  cp "$2" "results/regions/$scale-$1"
+  echo "kept: results/regions/$scale-$1"
+}

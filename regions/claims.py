@@ -1,0 +1,259 @@
+"""What Somepalli et al. (CVPR 2022) claim of decision regions, judged on class maps that save_preds.py wrote.
+
+    python -m regions.claims runs/regions_cpu
+
+Each claim is one function of the maps under the given folder; a claim whose runs are not there is left out and named.
+Writes results/regions/claims.json, which python -m landscape.claims renders into REPRODUCTION.md.
+"""
+
+import json
+from pathlib import Path
+
+from landscape import claims, cli, runs
+from landscape.claims import Claim, judge
+from landscape.errors import FileProblem
+
+PAPER = "Somepalli et al. 2022"
+CONVOLUTIONAL = ("resnet", "vgg", "wrn", "densenet", "googlenet", "mobilenet", "lenet", "mcnn")
+RESAMPLES = 1000
+
+
+def make_parser():
+    parser = cli.Parser("python -m regions.claims", __doc__)
+    parser.add_argument("folder", metavar="RUNS", help="the folder of all runs of one scale")
+    parser.add_argument("--out", default="results/regions/claims.json", metavar="FILE")
+    return parser
+
+
+def main(argv=None):
+    args = cli.resolve(make_parser().settings(argv))
+    judged, missing = [], []
+    for make in CLAIMS:
+        try:
+            found = make(Path(args.folder))
+        except FileProblem as e:
+            missing.append(f"{make.__name__}: {e}")
+            continue
+        judged += found
+    if not judged:
+        raise FileProblem(f"{args.folder}: no runs for any claim; " + "; ".join(missing))
+    claims.write(Path(args.out), judged)
+    for claim in judged:
+        interval = "" if claim.low is None else f" [{claim.low:.3f}, {claim.high:.3f}]"
+        print(f"{claim.verdict:<12} {claim.id}: {claim.value:.3f}{interval} ({claim.statement})")
+    for line in missing:
+        print(f"left out     {line}")
+    print(f"claims: {args.out}")
+    return 0
+
+
+# ---- maps and intervals --------------------------------------------------------------------------------------------
+
+
+def collect(folder, group, select, anchors="distinct"):
+    """(maps (M, P, S), group of each, planes (P), settings): the finished maps with these anchors that the selected
+    runs share; where there are several sets, that of most planes. group: a function of a run's config. Raises
+    FileProblem where fewer than two runs have them."""
+    import numpy as np
+
+    held, groups = [], []
+    for source in runs.find_models(folder, select=select):
+        name = group(source.config)
+        sets = {}
+        for file in sorted(source.path.glob("arrays/class_maps-*.npz")):
+            arrays = runs.read_arrays(file)
+            settings = json.loads(str(arrays["settings"]))
+            if settings["anchors"] == anchors and int(arrays["complete"]) == settings["planes"]:
+                sets[file.name] = settings["planes"], arrays["labels"], settings
+        if name and sets:
+            held.append(sets)
+            groups.append(name)
+    shared = set.intersection(*map(set, held)) if held else set()
+    if len(held) < 2 or not shared:
+        raise FileProblem(f"{folder}: no class maps with {anchors} anchors of runs with {' '.join(select)}")
+    best = max(shared, key=lambda name: (held[0][name][0], name))
+    return np.stack([sets[best][1] for sets in held]), groups, held[0][best][2]
+
+
+def joint_interval(per_plane, groups, statistic, level=0.95, seed=0):
+    """(value, low, high) of a statistic of the matrix of group means, from pair scores (M, M, P).
+
+    Networks are drawn within their groups and planes over all (both vary): percentiles of RESAMPLES draws, which of
+    three networks a group are narrower than they should be. statistic: a function of {(group, group): mean}. A network
+    never pairs with itself; a draw without a pair is drawn again.
+    """
+    import numpy as np
+
+    names = list(dict.fromkeys(groups))
+    members = {g: np.flatnonzero([h == g for h in groups]) for g in names}
+    rng = np.random.default_rng(seed)
+
+    def means(matrix, weights):
+        out = {}
+        for i, a in enumerate(names):
+            for b in names[i:]:
+                w = np.outer(weights[members[a]], weights[members[b]])
+                if a == b:
+                    np.fill_diagonal(w, 0)
+                if w.sum() == 0:
+                    if len(members[a]) == 1:
+                        continue  # one network has no pair within its group
+                    return None
+                block = matrix[np.ix_(members[a], members[b])]
+                out[a, b] = out[b, a] = float((w * block).sum() / w.sum())
+        return out
+
+    count, planes = len(groups), per_plane.shape[-1]
+    value = statistic(means(per_plane.mean(-1), np.ones(count)))
+    draws = []
+    while len(draws) < RESAMPLES:
+        weights = np.zeros(count)
+        for rows in members.values():
+            weights[rows] += np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
+        share = np.bincount(rng.integers(planes, size=planes), minlength=planes) / planes
+        drawn = means(per_plane @ share, weights)
+        if drawn is not None:
+            draws.append(statistic(drawn))
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return value, float(low), float(high)
+
+
+def scores(maps):
+    from landscape import metrics
+
+    return metrics.scores_per_plane(maps, int(maps.max()) + 1)
+
+
+def protocol(settings, groups, what):
+    sizes = {g: groups.count(g) for g in dict.fromkeys(groups)}
+    said = ", ".join(f"{g} ({n})" for g, n in sizes.items())
+    return (f"{settings['dataset']}, {settings['planes']} planes of {settings['resolution']}x{settings['resolution']} "
+            f"points, anchors of the {settings['split']} set; {said}; {what}")
+
+
+def claim(name, figure, statement, found, threshold, n, published, said, command, direction="above"):
+    value, low, high = found
+    return Claim(id=name, paper=PAPER, figure=figure, statement=statement, value=round(value, 4), low=round(low, 4),
+                 high=round(high, 4), n=n, published=published, protocol=said,
+                 verdict=judge(low, high, threshold, direction), command=command)
+
+
+def net_width(config):
+    import models
+
+    name = models.canonical(config["net"])
+    return name + (f" width={config['width']}" if config["width"] else "")
+
+
+PLAIN = ("opt=SGD", "train_mode=naive", "sam_radius=None")
+DRAWN = "95 % percentile interval over networks drawn within their group and planes together (too narrow for few)"
+MATRIX = "bash scripts/fig_regions_matrix.sh && python -m regions.claims runs/regions_cpu"
+
+
+# ---- the claims ----------------------------------------------------------------------------------------------------
+
+
+def families(folder):
+    """Figure 4: convolutional networks agree more with each other than with the others; kappa is above chance;
+    agreement grows with width."""
+    maps, groups, settings = collect(folder, net_width, PLAIN)
+    found, names = scores(maps), list(dict.fromkeys(groups))
+    conv = [g for g in names if g.startswith(CONVOLUTIONAL)]
+    other = [g for g in names if g not in conv]
+    said, n = protocol(settings, groups, DRAWN), len(groups)
+    out = []
+    if len(conv) > 1 and other:
+        def gap(mean):
+            near = [mean[a, b] for i, a in enumerate(conv) for b in conv[i + 1:]]
+            far = [mean[a, b] for a in conv for b in other]
+            return sum(near) / len(near) - sum(far) / len(far)
+
+        out.append(claim("conv-families", "4", "Convolutional families agree more with each other than with MLP, ViT "
+                         "or Mixer (difference of mean agreement)", joint_interval(found["agreement"], groups, gap),
+                         0, n, "about .80 against .44 to .64", said, MATRIX))
+    inside = [g for g in names if groups.count(g) > 1]
+    out.append(claim("same-architecture", "4", "Networks of one architecture agree beyond chance (least kappa of all "
+                     "architectures)", joint_interval(found["kappa"], groups, lambda m: min(m[g, g] for g in inside)),
+                     0, n, "agreement .67 to .87 on the diagonal, no kappa given", said, MATRIX))
+    wide = sorted((g for g in inside if g.startswith("wrn-")), key=lambda g: int(g.split("-")[2]))
+    if len(wide) > 1:
+        def grown(mean):
+            return mean[wide[-1], wide[-1]] - mean[wide[0], wide[0]]
+
+        out.append(claim("width", "4", f"Same-architecture agreement grows with width ({wide[-1]} less {wide[0]})",
+                         joint_interval(found["agreement"], groups, grown), 0, n,
+                         "WRN-28-30 less WRN-28-10: .87 - .86", said, MATRIX))
+    return out
+
+
+def off_manifold(folder):
+    """Figures 2, 13, 14: planes of noise and of shuffled images are nearly constant."""
+    import numpy as np
+
+    from landscape import results
+
+    out = []
+    for kind, words in (("uniform", "uniform noise"), ("shuffled", "images with shuffled pixels")):
+        maps, groups, settings = collect(folder, net_width, PLAIN, kind)
+        counts = np.stack([(maps == c).mean(-1) for c in range(int(maps.max()) + 1)])
+        largest = counts.max(0)  # (M, P)
+        per_network = np.median(largest, axis=1)
+        found = results.bootstrap(per_network, np.median)
+        out.append(claim(f"off-manifold-{kind}", "2, 13, 14", f"Planes through {words} are nearly constant (median "
+                         "share of the largest class)", found, 0.9, len(groups), "nearly one class a plane", protocol(
+                             settings, groups, "median over planes and networks, interval over networks"),
+                         "bash scripts/fig_regions_offmanifold.sh && python -m regions.claims runs/regions_cpu"))
+    return out
+
+
+def optimisers(folder):
+    """Table 1: SAM is at least as reproducible as SGD, and SGD as Adam."""
+    def kind(config):
+        return f"{net_width(config)} {config['opt']}{'+SAM' if config['sam_radius'] else ''}"
+
+    folderwide = runs.find_models(folder, select=("train_mode=naive",))
+    nets = {net_width(s.config) for s in folderwide if s.config["sam_radius"]}
+    if not nets:
+        raise FileProblem(f"{folder}: no runs with SAM")
+    maps, groups, settings = collect(folder, lambda c: kind(c) if net_width(c) in nets else None, ("train_mode=naive",))
+    found = scores(maps)["agreement"]
+    nets = sorted(n for n in nets if all(f"{n} {o}" in groups for o in ("SGD", "SGD+SAM", "Adam")))
+
+    def difference(one, two):
+        return lambda m: sum(m[(f"{n} {one}",) * 2] - m[(f"{n} {two}",) * 2] for n in nets) / len(nets)
+
+    command = "bash scripts/fig_regions_optimisers.sh && python -m regions.claims runs/regions_cpu"
+    said = protocol(settings, groups, DRAWN)
+    return [claim(f"optimiser-{a}-{b}".lower(), "Table 1", f"{a} is at least as reproducible as {b} (difference of "
+                  f"same-architecture agreement, mean over {', '.join(nets)})",
+                  joint_interval(found, groups, difference(a, b)), 0, len(groups), words, said, command)
+            for a, b, words in (("SGD+SAM", "SGD", "3.5, 3.3, 1.6 and 0.1 points"), ("SGD", "Adam",
+                                "3.9, -0.3, -1.3 and 5.6 points"))]  # fmt: skip
+
+
+def mixup(folder):
+    """Figure 15: networks with mixup agree with naive ones (paired by seed)."""
+    maps, groups, settings = collect(folder, lambda c: f"{net_width(c)} {c['train_mode']}",
+                                     ("train_mode=naive|mixup", "opt=SGD", "sam_radius=None"))
+    nets = sorted(g.removesuffix(" mixup") for g in set(groups) if g.endswith(" mixup"))
+    if not nets:
+        raise FileProblem(f"{folder}: no runs with mixup")
+    kept = [i for i, g in enumerate(groups) if g.split(" mixup")[0].split(" naive")[0] in nets]
+    maps, groups = maps[kept], [groups[i] for i in kept]
+    one = nets[0]
+
+    def between(m):
+        return m[f"{one} naive", f"{one} mixup"] - m[f"{one} naive", f"{one} naive"]
+
+    return [claim("mixup", "15", f"A mixup network is farther from naive ones than they are from each other ({one}: "
+                  "difference of agreement)", joint_interval(scores(maps)["agreement"], groups, between), 0,
+                  len(groups), "naive against mixup .774 (ResNet18), .808 (ViT); naive pairs .83 and .75",
+                  protocol(settings, groups, DRAWN), "bash scripts/fig_regions_mixup.sh && python -m regions.claims "
+                  "runs/regions_cpu", direction="below")]
+
+
+CLAIMS = (families, off_manifold, optimisers, mixup)
+
+
+if __name__ == "__main__":
+    cli.run(main)

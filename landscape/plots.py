@@ -429,3 +429,23 @@ def fragmentation_figure(groups, meanings):
         ax.set_xlabel(label, fontsize=8)
         ax.set_ylim(len(groups) - 0.5, -0.5)
     return fig
+
+
+def convergence_figure(measures):
+    """A Figure with a row for each measure {label: {"planes": series, "resolution": series}}: it over the number of
+    planes and over the points a side. series: {name: [(x, value, low, high), …]}; low and high may be None."""
+    fig, axes = figure(len(measures), 2, width=8.0, height=2.6 * len(measures) + 0.4, squeeze=False,
+                       sharey="row")  # fmt: skip
+    for row, (label, parts) in zip(axes, measures.items()):
+        for ax, over, xlabel in zip(row, ("planes", "resolution"), ("planes", "points a side")):
+            series = {name: list(zip(*sorted(points))) for name, points in parts[over].items()}
+            x = next(iter(series.values()))[0]
+            curves(ax, x, {name: tuple(s[1:]) for name, s in series.items()}, xlabel=xlabel,
+                   ylabel=label if over == "planes" else "", xscale="log" if over == "planes" else "linear", markers=True)  # fmt: skip
+            ax.set_xticks(x, ["" if v < x[-1] < 1.4 * v else f"{v:g}" for v in x])  # too near to the last one
+            ax.minorticks_off()
+            if ax.get_legend() is not None:
+                ax.get_legend().remove()
+        if 1 < len(series) <= 12:  # more names than that are no help
+            row[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=7)
+    return fig

@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 
 from landscape import cli, maps, runs
-from landscape.errors import ContentError, UsageError
+from landscape.errors import ContentError, FileProblem, UsageError
 
 SCORES = {"agreement": "share of points with the same class", "mean_iou": "mean IoU over classes",
           "kappa": "agreement beyond chance (Cohen's kappa)",
           "weighted": "agreement of the probabilities (1 - total variation)"}
 
+PREDS = "*/predictions/*_preds.pth"
 PER_CLASS = ("class", "group_a", "group_b", "pairs", "planes", "value", "low", "high")
 
 
@@ -28,6 +29,8 @@ def make_parser():
     g.add_argument("--load_net", default="runs/regions", metavar="DIR", help="the folder given to save_preds.py")
     g.add_argument("--group_by", default="net,width", metavar="KEY,KEY,…",
                    help="the settings that make a group; a foreign checkpoint's group is its folder")
+    g.add_argument("--dbviz_preds", action="store_true",
+                   help="read dbViz's own class maps, DIR/<architecture>/predictions/<checkpoint>_preds.pth")
     cli.add_maps(parser, chosen=False)
     parser.add_argument("--which", default=None, choices=("model", "best"),
                         help="class maps of the last weights, or of the best on a run's validation set")
@@ -44,13 +47,16 @@ def make_parser():
 
 def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
-    sources = runs.find_models(args.load_net, args.group_by.split(","))
-    files, settings = maps.common(args, sources)
+    if args.dbviz_preds:
+        files, settings, held = dbviz_maps(args)
+    else:
+        files, settings = our_maps(args)
+        held = None
     if args.dry_run:
         print(f"{len(files)} networks on {settings['planes']} planes of {settings['resolution']}x"
               f"{settings['resolution']} points: {', '.join(sorted({s.group for s, _ in files}))}")
         return 0
-    held = maps.read_together(files)
+    held = held or maps.read_together(files)
     results = compare(args, [s for s, _ in files], held, settings, points(args, files, held))  # before start clears
     show(results)
     args.force = True  # seconds of work, and the networks under DIR may be others than last time
@@ -59,6 +65,50 @@ def main(argv=None):
         run.finish(results)
     print(f"results: {run.path / 'results.json'}\ntables: {run.path / 'agreement.csv'}, {run.path / 'per_class.csv'}")
     return 0
+
+
+def our_maps(args):
+    """([(source, file)], settings) of the class maps that save_preds.py wrote; where there are none but dbViz's own,
+    the refusal says so."""
+    try:
+        return maps.common(args, runs.find_models(args.load_net, args.group_by.split(",")))
+    except FileProblem as e:
+        theirs = sorted(Path(args.load_net).glob(PREDS))
+        hint = f"; --dbviz_preds reads the {len(theirs)} files of dbViz there, such as {theirs[0]}" if theirs else ""
+        raise FileProblem(f"{e}{hint}") from None
+
+
+def dbviz_maps(args):
+    """([(source, file)], settings, [arrays]) of dbViz's files of class maps: lists of P int64 tensors (R*R,), whose
+    group is the architecture that their folder names. They do not say which planes they lie on."""
+    import numpy as np
+
+    flags = [k for k in (*maps.GRID, "which") if k not in ("planes", "resolution")
+             and getattr(args, k) not in (None, False)]
+    if flags or args.where != "all":
+        raise UsageError(f"--{flags[0] if flags else 'where'}: dbViz's files do not say where their planes lie; leave "
+                         "it out, or compute class maps anew with save_preds.py")
+    if not Path(args.load_net).is_dir():
+        raise FileProblem(f"{args.load_net} is no folder")
+    found = sorted(Path(args.load_net).glob(PREDS))
+    if not found:
+        raise FileProblem(f"{args.load_net} holds no <architecture>/predictions/<checkpoint>_preds.pth")
+    held = [maps.read_dbviz(file) for file in found]
+    for file, labels in zip(found, held):
+        if labels.shape != held[0].shape:
+            (p, s), (q, t) = labels.shape, held[0].shape
+            raise ContentError(f"{file} holds {p} planes of {s} points, {found[0]} {q} of {t}: maps of different "
+                               "planes or resolution cannot be compared")
+    (planes, size), classes = held[0].shape, int(max(labels.max() for labels in held)) + 1
+    resolution = round(size**0.5)
+    for name, own in (("planes", planes), ("resolution", resolution)):
+        if getattr(args, name) not in (None, own):
+            raise UsageError(f"--{name} {getattr(args, name)}: dbViz's files have {own}")
+    names = np.array([str(c) for c in range(classes)])
+    sources = [runs.Source(f, f.parent.parent.name, f.stem.removesuffix("_preds"), {}) for f in found]
+    settings = {"planes": planes, "resolution": resolution, "dataset": "dbViz's", "split": "class maps"}
+    print("dbViz's files do not say which planes they lie on: that --set_data_seed was the same is taken for granted")
+    return list(zip(sources, found)), settings, [{"labels": labels, "classes": names} for labels in held]
 
 
 def points(args, files, held):

@@ -156,3 +156,29 @@ def inside(anchors, extents, resolution):
         c = (sides[0, 0] * (y - ay) - sides[0, 1] * (x - ax)) / area
         out[p] = (np.minimum(np.minimum(b, c), 1 - b - c) >= -1e-9).ravel()
     return out
+
+
+def read_dbviz(file):
+    """Class maps (P, S) of one file of dbViz. ContentError where it holds anything else."""
+    import numpy as np
+    import torch
+
+    try:
+        held = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as e:
+        raise FileProblem(f"{file}: {(e.strerror or str(e)).lower()}") from None
+    except Exception as e:  # torch.load raises many kinds for a damaged file, and one for pickled code
+        raise ContentError(f"{file} is damaged, or holds more than tensors ({type(e).__name__}); dbViz's save_preds.py "
+                           "writes it again") from None
+    whole = isinstance(held, list) and held and all(
+        isinstance(t, torch.Tensor) and t.ndim == 1 and len(t) and not t.is_floating_point() and not t.is_complex()
+        for t in held)
+    if not whole:
+        raise ContentError(f"{file} is no file of class maps: a list of one-dimensional tensors of classes is expected")
+    if len({len(t) for t in held}) > 1 or round(len(held[0]) ** 0.5) ** 2 != len(held[0]):
+        sizes = few(sorted({str(len(t)) for t in held}), 3)
+        raise ContentError(f"{file}: its planes hold {sizes} points, not R*R each")
+    labels = torch.stack([t.long() for t in held]).numpy()
+    if labels.min() < 0 or labels.max() > 65535:
+        raise ContentError(f"{file} holds a class {labels.min() if labels.min() < 0 else labels.max()}")
+    return labels.astype(np.uint8 if labels.max() < 256 else np.uint16)

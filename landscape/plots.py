@@ -440,8 +440,9 @@ def convergence_figure(measures):
         for ax, over, xlabel in zip(row, ("planes", "resolution"), ("planes", "points a side")):
             series = {name: list(zip(*sorted(points))) for name, points in parts[over].items()}
             x = next(iter(series.values()))[0]
-            curves(ax, x, {name: tuple(s[1:]) for name, s in series.items()}, xlabel=xlabel,
-                   ylabel=label if over == "planes" else "", xscale="log" if over == "planes" else "linear", markers=True)  # fmt: skip
+            scale = "log" if over == "planes" else "linear"
+            curves(ax, x, {name: tuple(s[1:]) for name, s in series.items()}, xlabel=xlabel, xscale=scale, markers=True,
+                   ylabel=label if over == "planes" else "")  # fmt: skip
             ax.set_xticks(x, ["" if v < x[-1] < 1.4 * v else f"{v:g}" for v in x])  # too near to the last one
             ax.minorticks_off()
             if ax.get_legend() is not None:

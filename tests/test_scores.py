@@ -14,7 +14,7 @@ import calculate_iou
 import main
 import save_preds
 from landscape import anchors, data, evaluate, maps, metrics, plane, plots, results, runs
-from landscape.errors import ContentError, UsageError
+from landscape.errors import ContentError, FileProblem, UsageError
 
 FIGURES = plots.agreement_figures
 PLANES = ["--planes", "4", "--resolution", "9", "--device", "cpu"]
@@ -270,3 +270,73 @@ def test_anchors_of_kinds_that_are_no_images_have_coordinates_too(trained, copie
     _, found = scores(copied, "--anchors", "uniform", "--where", "inside")
     assert found["settings"]["anchors"] == "uniform"
     assert "uniform" in anchors.KINDS
+
+
+# ---- dbViz's own files ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def theirs(trained, tmp_path):
+    """The maps of `trained` in dbViz's layout: lists of int64 tensors."""
+    for n, (folder, arch) in enumerate(zip(sorted(trained.glob("regions/digits_*")), ("LeNet", "MLP", "MLP"))):
+        (file,) = folder.glob("arrays/class_maps-*.npz")
+        write_preds(tmp_path / f"old/{arch}/predictions/{n}_preds.pth", runs.read_arrays(file)["labels"])
+    return tmp_path / "old"
+
+
+def write_preds(path, labels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save([torch.from_numpy(row.astype(np.int64)) for row in labels], path)
+
+
+def dbviz(folder, *argv):
+    runs_ = folder.parent / "runs"
+    assert calculate_iou.main(["--load_net", str(folder), "--dbviz_preds", "--runs", str(runs_), *argv]) == 0
+    (made,) = runs_.glob("regions/agreement_*")
+    return runs.read_json(made / "results.json")
+
+
+def test_dbvizs_files_give_the_scores_of_the_same_maps(trained, theirs, capsys):
+    found, ours = dbviz(theirs), scores(trained)[1]
+    assert found["groups"] == ["LeNet", "MLP"] and [m["name"] for m in found["models"]] == ["0", "1", "2"]
+    assert found["settings"]["planes"] == 4 and found["settings"]["resolution"] == 9
+    for score in ("agreement", "mean_iou", "kappa"):
+        same = [[r[k] for k in ("value", "low", "high", "pairs")] for r in found["scores"][score]["groups"]]
+        assert same == [[r[k] for k in ("value", "low", "high", "pairs")] for r in ours["scores"][score]["groups"]]
+    assert "weighted" not in found["scores"] and "do not say which planes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("labels", "words"), [
+    (np.zeros((4, 64)), "4 planes of 64 points"), (np.zeros((3, 81)), "3 planes of 81"),
+    (np.zeros((4, 80)), "not R\\*R"), (np.full((4, 81), -1), "class -1"),
+    (np.zeros((4, 9, 9)), "no file of class maps"),
+    (np.zeros((0, 81)), "no file of class maps"),
+])  # fmt: skip
+def test_dbvizs_files_that_cannot_be_compared_are_refused(theirs, labels, words):
+    write_preds(theirs / "VGG/predictions/a_preds.pth", labels)
+    with pytest.raises(ContentError, match=words):
+        dbviz(theirs)
+
+
+def test_dbvizs_files_that_are_damaged_or_hold_code_are_refused(theirs):
+    file = theirs / "VGG/predictions/a_preds.pth"
+    write_preds(file, np.zeros((4, 81)))
+    whole = file.read_bytes()
+    for bad in (b"", b"hello", whole[:len(whole) // 2]):
+        file.write_bytes(bad)
+        with pytest.raises(ContentError, match="damaged"):
+            dbviz(theirs)
+    torch.save([slice(1)], file)
+    with pytest.raises(ContentError, match="more than tensors"):
+        dbviz(theirs)
+
+
+def test_what_dbvizs_files_do_not_say_cannot_be_asked(theirs, tmp_path):
+    for flags, words in ((["--where", "inside"], "--where"), (["--plane_seed", "2"], "--plane_seed"),
+                         (["--planes", "5"], "have 4"), (["--resolution", "50"], "have 9")):  # fmt: skip
+        with pytest.raises(UsageError, match=words):
+            dbviz(theirs, *flags)
+    with pytest.raises(FileProblem, match="--dbviz_preds reads the 3 files"):
+        calculate_iou.main(["--load_net", str(theirs), "--runs", str(tmp_path / "runs")])
+    with pytest.raises(FileProblem, match="predictions"):
+        dbviz(tmp_path)

@@ -19,6 +19,9 @@ from landscape.errors import ContentError, Interrupted, UsageError
 def make_parser():
     parser = cli.Parser("save_preds.py", __doc__)
     cli.add_maps(parser)
+    parser.add_argument("--save_probs", action="store_true",
+                        help="keep the probabilities too, in a file of their own: 2 bytes a class and point; then auto "
+                             "is fp32 in --map_precision")
     cli.add_anchors(parser)
     g = parser.group("networks")
     g.add_argument("--load_net", default="runs/regions", metavar="DIR",
@@ -71,7 +74,7 @@ def main(argv=None):
 
 def complete(file, settings):
     """Are all planes of this file computed?"""
-    return file.exists() and int(runs.read_arrays(file, maps.NEEDS)["complete"]) == settings["planes"]
+    return file.exists() and int(runs.read_arrays(file, maps.NEEDS, maps.NEEDS)["complete"]) == settings["planes"]
 
 
 def summary(file):
@@ -79,7 +82,7 @@ def summary(file):
     frequent class over all points."""
     import numpy as np
 
-    held = runs.read_arrays(file)
+    held = runs.read_arrays(file, maps.NEEDS, maps.NEEDS)
     planes, points = held["labels"].shape
     counts = np.bincount(held["labels"].ravel())
     return {"planes": planes, "points": points, "rechecked": int(held["rechecked"]) / (planes * points),
@@ -108,13 +111,14 @@ def compute(args, settings, todo, sources):
                              np.array(given["triplets"])[:settings["planes"]] if given else None)
     if given:
         drawing.check_triplets(given, draw.images, args.triplets)
-    ids = np.array([drawing.anchors(draw, r).ids for r in range(settings["planes"])])
+    spanned = [spanning(draw, settings, r) for r in range(settings["planes"])]
+    ids, *geometry = (np.array(part) for part in zip(*spanned))
     if args.save_triplets:
         drawing.save_triplets(args.save_triplets, draw, settings["planes"], data.name, settings["split"])
     kind = np.uint8 if len(data.entry.classes) <= 256 else np.uint16
     precision = args.map_precision
     if precision == "auto":
-        precision = cli.resolved_precision("auto", device.type)
+        precision = "fp32" if args.save_probs else cli.resolved_precision("auto", device.type)
     progress = runs.Progress(len(todo) * settings["planes"], "class maps")
     for source, file in todo:
         trained = train.load_source(source, args, data.entry)
@@ -128,6 +132,9 @@ def compute(args, settings, todo, sources):
                 "labels": np.zeros((settings["planes"], settings["resolution"] ** 2), dtype=kind), "triplets": ids,
                 "complete": 0, "rechecked": 0, "classes": np.array(data.entry.classes),
                 "settings": json.dumps(settings, sort_keys=True)}
+            held |= dict(zip(("anchors", "extents"), geometry))  # a file that an older version began has none
+            if args.save_probs and "probs" not in held:
+                held["probs"] = np.zeros((*held["labels"].shape, len(data.entry.classes)), dtype=np.float16)
             progress.step(int(held["complete"]))
             add_planes(held, mapper, lambda r, t=trained: seen_plane(draw, settings, r, t), source,
                         file, args.save_every, progress)
@@ -143,8 +150,10 @@ def add_planes(held, mapper, seen, source, file, every, progress):
     planes, saved = len(held["labels"]), time.monotonic()
     with runs.stoppable() as stop:
         for r in range(int(held["complete"]), planes):
-            said = mapper(*seen(r))
+            said = mapper(*seen(r), probs="probs" in held)
             held["labels"][r] = said["labels"].numpy()
+            if "probs" in held:
+                held["probs"][r] = said["probs"].numpy()
             held["rechecked"], held["complete"] = held["rechecked"] + said["rechecked"], r + 1
             progress.step()
             last = r + 1 == planes
@@ -156,15 +165,23 @@ def add_planes(held, mapper, seen, source, file, every, progress):
                                   "the same command goes on")
 
 
+def spanning(draw, settings, number):
+    """(ids of the anchors of that plane, their coordinates (3, 2), the extent of its grid)."""
+    from landscape import anchors, plane
+
+    flat, held = anchors.through(draw, number)
+    try:
+        return held.ids, flat.anchors.numpy(), plane.extent(flat, settings["range_l"], settings["range_r"])
+    except plane.PlaneError as e:
+        raise UsageError(f"plane {number}: {e}") from None
+
+
 def seen_plane(draw, settings, number, trained):
     """(that plane as the network sees it, its grid's coordinates (S, 2))."""
     from landscape import anchors, evaluate, plane
 
     flat, _ = anchors.through(draw, number)
-    try:
-        coords = plane.grid(flat, settings["resolution"], settings["range_l"], settings["range_r"])
-    except plane.PlaneError as e:
-        raise UsageError(f"plane {number}: {e}") from None
+    coords = plane.grid(flat, settings["resolution"], settings["range_l"], settings["range_r"])
     return evaluate.seen_by(flat, draw.space, trained.preprocessing), coords
 
 

@@ -1,7 +1,8 @@
 """Planes and class maps as settings and files: what determines them, how their files are called, which ones runs share.
 
-A file of class maps, <run>/arrays/class_maps-<hash8>.npz, holds labels (P, S), triplets (P, 3), complete (planes done),
-rechecked, worst, classes and settings (JSON). Its name is the hash of its settings. No torch.
+A file of class maps, <run>/arrays/class_maps-<hash8>.npz, holds labels (P, S), triplets (P, 3), anchors (P, 3, 2) and
+extents (P, 4) of the planes, complete (planes done), rechecked, classes and settings (JSON); with --save_probs also
+probs (P, S, C), float16. Its name is the hash of its settings. Older files have no anchors and extents. No torch.
 """
 
 import json
@@ -29,6 +30,7 @@ def settings(args, sources):
         raise UsageError(f"the networks were trained on different data sets ({', '.join(sorted(map(str, sets)))}): "
                          "compare those of one, in a folder of their own")
     return {**{k: getattr(args, k) for k in GRID}, "dataset": sets.pop(), "which": args.which,
+            **({"save_probs": True} if getattr(args, "save_probs", False) else {}),
             **anchor_settings(args, [s.config for s in sources]), **foreign_settings(args, sources)}
 
 
@@ -101,7 +103,7 @@ def common(args, sources):
         folder = measure_folder(source, args.runs) / "arrays"
         found = {}
         for file in sorted(folder.glob("class_maps-*.npz")):
-            arrays = read_arrays(file, NEEDS)
+            arrays = read_arrays(file, NEEDS, only=("complete", "settings"))
             of = read_settings(arrays, file)
             if int(arrays["complete"]) == of["planes"] and all(of[k] == v for k, v in asked.items()):
                 found[file.name] = file, of
@@ -112,6 +114,8 @@ def common(args, sources):
         who = f"{few(lacking, 3)} have none" if lacking else "each has others"
         raise FileProblem(f"no finished class maps that all {len(sources)} networks under {args.load_net} share "
                           f"({who}): python save_preds.py --load_net {args.load_net}")
+    names = {n for n in names if hash8({**held[0][n][1], "save_probs": True}) not in
+             {hash8(held[0][other][1]) for other in names - {n}}}  # the same planes with probabilities say more
     if len(names) > 1 and not args.as_published:  # not asked for, they come second
         names = {n for n in names if not held[0][n][1]["as_published"]} or names
     if len(names) > 1:
@@ -121,3 +125,60 @@ def common(args, sources):
         raise UsageError(f"there are {len(names)} sets of class maps: choose by {choices}")
     name = names.pop()
     return [(s, found[name][0]) for s, found in zip(sources, held)], held[0][name][1]
+
+
+def read_together(files):
+    """The arrays of each of files = [(source, file)], as `common` gives them. ContentError where they lie on different
+    planes or grids, or have different classes."""
+    import numpy as np
+
+    held = [read_arrays(file, NEEDS) for _, file in files]
+    first = held[0]
+    for (source, file), other in zip(files, held):
+        if not np.array_equal(other["triplets"], first["triplets"]):
+            raise ContentError(f"{file} lies on other planes than the rest: run save_preds.py --force")
+        if list(other["classes"]) != list(first["classes"]) or other["labels"].shape != first["labels"].shape:
+            raise ContentError(f"{file} has other classes or another resolution than the rest ({source.name})")
+    return held
+
+
+def inside(anchors, extents, resolution):
+    """(P, S), bool: which grid points lie in the triangle of the anchors (P, 3, 2), its edges included. The grid is
+    that of landscape.plane: R = resolution values along each side of an extent (xmin, xmax, ymin, ymax), x slow."""
+    import numpy as np
+
+    out = np.empty((len(anchors), resolution**2), dtype=bool)
+    for p, (corners, (xmin, xmax, ymin, ymax)) in enumerate(zip(anchors, extents)):
+        x, y = np.meshgrid(np.linspace(xmin, xmax, resolution), np.linspace(ymin, ymax, resolution), indexing="ij")
+        (ax, ay), sides = corners[0], corners[1:] - corners[0]
+        area = sides[0, 0] * sides[1, 1] - sides[0, 1] * sides[1, 0]
+        b = ((x - ax) * sides[1, 1] - (y - ay) * sides[1, 0]) / area
+        c = (sides[0, 0] * (y - ay) - sides[0, 1] * (x - ax)) / area
+        out[p] = (np.minimum(np.minimum(b, c), 1 - b - c) >= -1e-9).ravel()
+    return out
+
+
+def read_dbviz(file):
+    """Class maps (P, S) of one file of dbViz. ContentError where it holds anything else."""
+    import numpy as np
+    import torch
+
+    try:
+        held = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as e:
+        raise FileProblem(f"{file}: {(e.strerror or str(e)).lower()}") from None
+    except Exception as e:  # torch.load raises many kinds for a damaged file, and one for pickled code
+        raise ContentError(f"{file} is damaged, or holds more than tensors ({type(e).__name__}); dbViz's save_preds.py "
+                           "writes it again") from None
+    whole = isinstance(held, list) and held and all(
+        isinstance(t, torch.Tensor) and t.ndim == 1 and len(t) and not t.is_floating_point() and not t.is_complex()
+        for t in held)
+    if not whole:
+        raise ContentError(f"{file} is no file of class maps: a list of one-dimensional tensors of classes is expected")
+    if len({len(t) for t in held}) > 1 or round(len(held[0]) ** 0.5) ** 2 != len(held[0]):
+        sizes = few(sorted({str(len(t)) for t in held}), 3)
+        raise ContentError(f"{file}: its planes hold {sizes} points, not R*R each")
+    labels = torch.stack([t.long() for t in held]).numpy()
+    if labels.min() < 0 or labels.max() > 65535:
+        raise ContentError(f"{file} holds a class {labels.min() if labels.min() < 0 else labels.max()}")
+    return labels.astype(np.uint8 if labels.max() < 256 else np.uint16)

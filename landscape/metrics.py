@@ -89,32 +89,68 @@ def agreement_per_plane(maps):
     return result
 
 
-def scores_per_plane(maps, classes):
+def scores_per_plane(maps, classes, where=None):
     """Three similarities of each pair of class maps (M, P, S) on each plane, as a dict of arrays (M, M, P):
     `agreement`, `mean_iou` and `kappa`, each as `confusion` and the function of that name give it for that
-    pair and plane. The confusion matrices themselves are never made: shared and marginal counts suffice."""
+    pair and plane. The confusion matrices themselves are never made: shared and marginal counts suffice.
+    where (P, S), bool: only these points count; each plane has at least one."""
     maps = _maps(maps)
     models, planes, size = maps.shape
-    if maps.max() >= classes:
-        raise ValueError(f"class maps hold class {maps.max()}, but there are {classes} classes")
+    if where is not None:
+        size = where.sum(axis=1)
+        if not size.all():
+            raise ValueError(f"plane {int(size.argmin())} has no point that counts")
     agree, expected, iou, present = (np.zeros((models, models, planes)) for _ in range(4))
-    for c in np.unique(maps):
-        bits = _words(maps == c)
-        areas = np.bitwise_count(bits).sum(axis=2, dtype=np.int64)
-        for i in range(models):
-            for j in range(i + 1):
-                shared = np.bitwise_count(bits[i] & bits[j]).sum(axis=1, dtype=np.int64)
-                union = areas[i] + areas[j] - shared
-                agree[i, j] += shared
-                expected[i, j] += areas[i] * areas[j]
-                iou[i, j] += shared / np.maximum(union, 1)
-                present[i, j] += union > 0
+    for _, areas, shared in _overlaps(maps, classes, where):
+        union = areas[:, None] + areas - shared
+        agree += shared
+        expected += areas[:, None] * areas
+        iou += shared / np.maximum(union, 1)
+        present += union > 0
     scores = {"agreement": agree / size, "mean_iou": iou / np.maximum(present, 1)}
     scores["kappa"] = _kappa(agree / size, expected / size**2)
-    lower = np.tril_indices(models, -1)
-    for values in scores.values():
-        values[lower[1], lower[0]] = values[lower]
     return scores
+
+
+def class_iou_per_plane(maps, classes, where=None):
+    """Yields (class, IoU (M, M, P)) for each class that occurs in class maps (M, P, S): as in `iou_per_class` NaN where
+    it is in neither map of a pair on a plane. where: as in `scores_per_plane`."""
+    for c, areas, shared in _overlaps(_maps(maps), classes, where):
+        union = areas[:, None] + areas - shared
+        yield c, np.where(union > 0, shared / np.maximum(union, 1), np.nan)
+
+
+def _overlaps(maps, classes, where):
+    """Yields (class, points of it (M, P), points of it in both of two maps (M, M, P)), class by class."""
+    models, planes, _ = maps.shape
+    if maps.max() >= classes:
+        raise ValueError(f"class maps hold class {maps.max()}, but there are {classes} classes")
+    for c in np.unique(maps):
+        bits = _words(maps == c if where is None else (maps == c) & where)
+        shared = np.empty((models, models, planes), dtype=np.int64)
+        for i in range(models):
+            for j in range(i + 1):
+                shared[i, j] = shared[j, i] = np.bitwise_count(bits[i] & bits[j]).sum(axis=1, dtype=np.int64)
+        yield int(c), np.diagonal(shared).T, shared
+
+
+def weighted_per_plane(probs, where=None):
+    """Probability-weighted agreement (M, M, P) of each pair: one less the total variation between the two probability
+    vectors of a point, mean over the points of a plane. It is the agreement of two draws of classes that are coupled
+    as well as can be; of one-hot vectors it is `agreement`. probs: M arrays (P, S, C); where: as in
+    `scores_per_plane`."""
+    planes = len(probs[0])
+    out = np.ones((len(probs), len(probs), planes))
+    for p in range(planes):
+        points = slice(None) if where is None else where[p]
+        held = [np.asarray(one[p][points], dtype=np.float32) for one in probs]
+        if not held[0].size or not all(np.isfinite(h).all() for h in held):
+            raise ValueError(f"plane {p} has no point that counts, or a probability that is NaN")
+        for i in range(len(held)):
+            for j in range(i):
+                apart = np.abs(held[i] - held[j]).sum(dtype=np.float64) / 2 / len(held[i])
+                out[i, j, p] = out[j, i, p] = min(max(1 - apart, 0.0), 1.0)
+    return out
 
 
 def confusion(a, b, classes):

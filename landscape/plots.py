@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -152,10 +153,11 @@ def legend(fig, labels, class_names, colours, columns=0):
 
 @styled
 def panels(cells, *, extent, anchors, class_names, row_names=None, column_names=None, pictures=None,
-           picture_names=None, title="", boundary=True):  # fmt: skip
+           picture_names=None, title="", boundary=True, shown=None):  # fmt: skip
     """A Figure of decision regions on one plane: cells is a list of rows (architectures) of columns (seeds),
     each (labels (R, R), confidence (R, R) or None), or None for an empty panel. One legend and one set of
-    thumbnails (pictures (3, H, W, C), picture_names) serve all. The rest as in `region_map`, which draws a
+    thumbnails (pictures (3, H, W, C), picture_names) serve all; the legend names the classes in the class maps
+    `shown`, those of the cells unless given. The rest as in `region_map`, which draws a
     panel; a single panel gets its axis labels too."""
     rows, columns = len(cells), max(len(row) for row in cells)
     single = rows == columns == 1
@@ -189,7 +191,9 @@ def panels(cells, *, extent, anchors, class_names, row_names=None, column_names=
         axes[-1, columns // 2].set_xlabel("distance (normalised units)", fontsize=9)
     if strip:
         thumbnails(grid[1].subgridspec(3, 1, hspace=0.25).subplots(), pictures, picture_names)
-    legend(fig, [cell[0] for row in cells for cell in row if cell is not None], class_names, colours)
+    if shown is None:
+        shown = [cell[0] for row in cells for cell in row if cell is not None]
+    legend(fig, shown, class_names, colours)
     if title:
         fig.suptitle(title)
     return fig
@@ -342,6 +346,55 @@ def plane_panels(cells, shaded=True):
                   pictures=first["pictures"] / 255, picture_names=captions, **labels)  # fmt: skip
 
 
+def frames(arrays, titles, shaded=True):
+    """Yields one RGB image (H, W, 3), uint8, for each class map of a plane during training, all of one size and with
+    one legend. arrays: labels and confidence (E, R, R), extent, anchors, pictures, classes, anchor_labels. titles (E,)
+    stand above."""
+    turn_to = None
+    for labels, confidence, title in zip(arrays["labels"], arrays["confidence"], titles):
+        cell = labels, confidence.astype(float) if shaded else None
+        turn_to = turn_to or _turning(arrays, cell, titles)
+        yield turn_to(cell, title)
+
+
+@styled
+def _turning(arrays, first, titles):
+    """A function of (labels, confidence) and title that draws them on one figure, laid out once, as an image."""
+    names = [str(c) for c in arrays["classes"]]
+    captions = [names[label] if label >= 0 else "" for label in arrays["anchor_labels"]]
+    place = {"extent": tuple(arrays["extent"]), "anchors": arrays["anchors"]}
+    fig = panels([[first]], **place, class_names=names, picture_names=captions, pictures=arrays["pictures"] / 255,
+                 shown=arrays["labels"])  # fmt: skip
+    heading, ax, canvas = fig.suptitle(max(titles, key=len)), fig.axes[0], FigureCanvasAgg(fig)
+    canvas.draw()  # twice, as in `save`; then the layout stays, so that nothing jumps
+    canvas.draw()
+    fig.set_layout_engine("none")
+
+    @styled
+    def turn_to(cell, title):
+        ax.clear()
+        region_map(ax, *cell, colours=palette(len(names)), **place)
+        ax.locator_params(nbins=6)
+        heading.set_text(title)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return turn_to
+
+
+def save_gif(images, path, seconds, last=2.0):
+    """Write RGB images (H, W, 3), uint8, as a GIF that repeats: each for so many seconds, and the last one for `last`.
+    The file appears whole or not at all, and equal images give equal bytes."""
+    from PIL import Image
+
+    # Coverage of colours, not of pixels: the others give a class that is small, or only in the legend, another colour.
+    pages = [Image.fromarray(image).quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+             for image in images]  # fmt: skip
+    durations = [max(20, round(1000 * seconds))] * (len(pages) - 1) + [round(1000 * max(last, seconds))]
+    drawn = io.BytesIO()
+    pages[0].save(drawn, format="GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)
+    write_bytes(path, drawn.getvalue())
+
+
 def agreement_figures(found, meanings):
     """{name: Figure} from what calculate_iou.py found: for each score of meanings {score: label} the matrix of groups
     with its intervals, and agreement_models, the agreement of all models."""
@@ -375,4 +428,25 @@ def fragmentation_figure(groups, meanings):
         ax.set_yticks(range(len(groups)), names)
         ax.set_xlabel(label, fontsize=8)
         ax.set_ylim(len(groups) - 0.5, -0.5)
+    return fig
+
+
+def convergence_figure(measures):
+    """A Figure with a row for each measure {label: {"planes": series, "resolution": series}}: it over the number of
+    planes and over the points a side. series: {name: [(x, value, low, high), …]}; low and high may be None."""
+    fig, axes = figure(len(measures), 2, width=8.0, height=2.6 * len(measures) + 0.4, squeeze=False,
+                       sharey="row")  # fmt: skip
+    for row, (label, parts) in zip(axes, measures.items()):
+        for ax, over, xlabel in zip(row, ("planes", "resolution"), ("planes", "points a side")):
+            series = {name: list(zip(*sorted(points))) for name, points in parts[over].items()}
+            x = next(iter(series.values()))[0]
+            scale = "log" if over == "planes" else "linear"
+            curves(ax, x, {name: tuple(s[1:]) for name, s in series.items()}, xlabel=xlabel, xscale=scale, markers=True,
+                   ylabel=label if over == "planes" else "")  # fmt: skip
+            ax.set_xticks(x, ["" if v < x[-1] < 1.4 * v else f"{v:g}" for v in x])  # too near to the last one
+            ax.minorticks_off()
+            if ax.get_legend() is not None:
+                ax.get_legend().remove()
+        if 1 < len(series) <= 12:  # more names than that are no help
+            row[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=7)
     return fig

@@ -210,6 +210,25 @@ def bootstrap_planes(per_plane, n=2000, level=0.95, seed=0):
     return mean, low, high
 
 
+def bootstrap_present(per_plane, n=2000, level=0.95, seed=0):
+    """bootstrap_planes for values (K, P) that are NaN on planes where there is nothing to measure: the mean of each row
+    over its other planes. Returns (mean, low, high, planes), lists of K: None where a row has too few planes."""
+    per_plane = np.asarray(per_plane, dtype=float)
+    there = ~np.isnan(per_plane)
+    _checked(per_plane[there])
+    planes, counts = per_plane.shape[-1], there.sum(axis=1)
+    shares = _counts(np.random.default_rng(seed), planes, n)
+    mean, low, high = ([None] * len(per_plane) for _ in range(3))
+    for k, (values, seen, count) in enumerate(zip(np.nan_to_num(per_plane), there, counts.tolist())):
+        if count:
+            mean[k] = float(values.sum() / count)
+        if count > 1:
+            drawn = shares @ seen
+            draws = (shares @ values)[drawn > 0] / drawn[drawn > 0]
+            low[k], high[k] = _ends(mean[k], draws, level, count - 1, 1 - 1 / count)
+    return mean, low, high, counts.tolist()
+
+
 def square(rows, names):
     """(value, low, high) as square lists of lists, symmetric, from one row a pair of groups: dicts with group_a,
     group_b, value, low, high. names orders the groups; pairs without a row are None."""

@@ -64,9 +64,9 @@ def write_arrays(path, **arrays):
     write_bytes(path, buffer.getvalue())
 
 
-def read_arrays(path, needs=()):
-    """The arrays of an .npz file as a dict; ContentError if it is damaged or lacks one of `needs`. Pickled objects are
-    never read."""
+def read_arrays(path, needs=(), only=None):
+    """The arrays of an .npz file as a dict (of those named in `only`, where that is given, the ones it has);
+    ContentError if it is damaged or lacks one of `needs`. Pickled objects are never read."""
     import zipfile
     import zlib
 
@@ -74,9 +74,9 @@ def read_arrays(path, needs=()):
 
     try:
         with np.load(path, allow_pickle=False) as z:
-            held = {k: z[k] for k in z.files}
-        if missing := [k for k in needs if k not in held]:
-            raise ValueError(f"it holds no {missing[0]}")
+            if missing := [k for k in needs if k not in z.files]:
+                raise ValueError(f"it holds no {missing[0]}")
+            held = {k: z[k] for k in z.files if only is None or k in only}
         return held
     except FileNotFoundError:
         raise FileProblem(f"{path} is missing") from None

@@ -367,17 +367,20 @@ def curve_point(network, data, normalize, bs):
 
 
 def final_results(network, data, args, run, described, best):
-    """Results of the last epoch and, scored on the test set once, of the best epoch on the validation set."""
-    last = {"epoch": args.epochs, **curve_point(network, data, described["preprocessing"], args.eval_bs)}
-    lines = run.metrics()
-    if lines:
-        last |= {k: lines[-1][k] for k in ("train_loss", "train_accuracy")}
-    if best is None:
-        return {"last": last, "best": None}
-    weights, _ = runs.read_weights(run.path / "best.safetensors")
-    network.load_state_dict(weights)
-    test = evaluate.score(network, data.test, described["preprocessing"], args.eval_bs)
-    return {"last": last, "best": {**best, **{f"test_{k}": v for k, v in test.items()}}}
+    """Results of the last epoch and of the best epoch on the validation set, the test set scored once for each. What
+    the curve holds for that epoch is not computed again."""
+    curve = {r["epoch"]: r for r in run.metrics()}
+
+    def scored(epoch):
+        keys = [f"{name}_{k}" for name in ("val", "test") for k in ("loss", "accuracy")]
+        record = curve.get(epoch, {})
+        return {k: record[k] for k in keys if k in record}
+
+    last = {"epoch": args.epochs, **(scored(args.epochs) or curve_point(network, data, described["preprocessing"],
+                                                                       args.eval_bs))}
+    if curve:
+        last |= {k: curve[max(curve)][k] for k in ("train_loss", "train_accuracy")}
+    return {"last": last, "best": best and {"epoch": best["epoch"], **scored(best["epoch"])}}
 
 
 def steps_per_epoch(n, bs):

@@ -66,8 +66,10 @@ class Wandb:
         self.guarded(lambda: self.run.log({name: self.wandb.Table(columns=columns, data=rows)}))
 
     def image(self, name, path):
-        if Path(path).suffix == ".png":
-            self.guarded(lambda: self.run.log({name: self.wandb.Image(str(path))}))
+        """A .png, or a .gif as a video; other formats are left out."""
+        kind = {".png": "Image", ".gif": "Video"}.get(Path(path).suffix)
+        if kind:
+            self.guarded(lambda: self.run.log({name: getattr(self.wandb, kind)(str(path))}))
 
     def artifact(self, path):
         def upload():

@@ -376,3 +376,26 @@ def fragmentation_figure(groups, meanings):
         ax.set_xlabel(label, fontsize=8)
         ax.set_ylim(len(groups) - 0.5, -0.5)
     return fig
+
+
+def interval_figure(groups, models, measures):
+    """A Figure with a panel for each measure {name: label}: each group's value with its interval over images, and its
+    networks as small grey marks. Rows hold group and, for each measure, {"value", "low", "high"}, each perhaps None."""
+    fig, axes = figure(1, len(measures), width=2.8 * len(measures) + 1.2, height=0.45 * len(groups) + 1.5, sharey=True,
+                       squeeze=False)  # fmt: skip
+    places = {g["group"]: i for i, g in enumerate(groups)}
+    for ax, (name, label) in zip(axes[0], measures.items()):
+        small = [(m[name]["value"], places[m["group"]]) for m in models if m[name]["value"] is not None]
+        if len(models) > len(groups) and small:
+            ax.plot(*zip(*small), "o", color="0.65", markersize=3, zorder=1)
+        for place, cell in ((places[g["group"]], g[name]) for g in groups):
+            if cell["value"] is None:
+                ax.annotate("none", (0.5, place), xycoords=("axes fraction", "data"), ha="center", va="center",
+                            color="0.4", fontsize=8)  # fmt: skip
+                continue
+            ends = [[abs(cell["value"] - (cell["value"] if cell[k] is None else cell[k]))] for k in ("low", "high")]
+            ax.errorbar(cell["value"], place, xerr=ends, fmt="o", color="black", markersize=4, capsize=2)
+        ax.set_yticks(range(len(groups)), list(places))
+        ax.set_xlabel(label, fontsize=8)
+        ax.set_ylim(len(groups) - 0.5, -0.5)
+    return fig

@@ -380,12 +380,12 @@ def fragmentation_figure(groups, meanings):
 
 def interval_figure(groups, models, measures):
     """A Figure with a panel for each measure {name: label}: each group's value with its interval over images, and its
-    networks as small grey marks. Rows hold group and, for each measure, {"value", "low", "high"}, each perhaps None."""
+    networks as small grey marks below it. Rows hold group and, for each measure, {"value", "low", "high"}, each perhaps None."""
     fig, axes = figure(1, len(measures), width=2.8 * len(measures) + 1.2, height=0.45 * len(groups) + 1.5, sharey=True,
                        squeeze=False)  # fmt: skip
     places = {g["group"]: i for i, g in enumerate(groups)}
     for ax, (name, label) in zip(axes[0], measures.items()):
-        small = [(m[name]["value"], places[m["group"]]) for m in models if m[name]["value"] is not None]
+        small = [(m[name]["value"], places[m["group"]] + 0.2) for m in models if m[name]["value"] is not None]
         if len(models) > len(groups) and small:
             ax.plot(*zip(*small), "o", color="0.65", markersize=3, zorder=1)
         for place, cell in ((places[g["group"]], g[name]) for g in groups):

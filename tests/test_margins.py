@@ -212,7 +212,8 @@ def test_the_commands(trained, capsys):
 @pytest.mark.parametrize(("flags", "words"), [
     (["--points", "361"], "360 images"), (["--base", "mislabelled"], "no label is wrong"),
     (["--t_max", "0"], "above 0"), (["--tolerance", "200"], "less than"),
-    (["--as_published", "--towards", "random"], "other images"), (["--points", "5", "--split", "test", "--directions", "1000"], "partners"),
+    (["--as_published", "--towards", "random"], "other images"),
+    (["--points", "5", "--split", "test", "--directions", "1000"], "partners"),
     (["--points", "100", "--split", "train", "--base", "mislabelled"], "fit --base mislabelled"),
 ])  # fmt: skip
 def test_bad_input_is_refused(trained, flags, words):

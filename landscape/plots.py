@@ -380,7 +380,8 @@ def fragmentation_figure(groups, meanings):
 
 def interval_figure(groups, models, measures):
     """A Figure with a panel for each measure {name: label}: each group's value with its interval over images, and its
-    networks as small grey marks below it. Rows hold group and, for each measure, {"value", "low", "high"}, each perhaps None."""
+    networks as small grey marks below it. Rows hold group and, for each measure, {"value", "low", "high"}, each
+    perhaps None."""
     fig, axes = figure(1, len(measures), width=2.8 * len(measures) + 1.2, height=0.45 * len(groups) + 1.5, sharey=True,
                        squeeze=False)  # fmt: skip
     places = {g["group"]: i for i, g in enumerate(groups)}

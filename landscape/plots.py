@@ -414,23 +414,6 @@ def agreement_figures(found, meanings):
     return out
 
 
-def fragmentation_figure(groups, meanings):
-    """A Figure with a panel for each measure {name: label}: the mean of each group with its interval over planes.
-    groups: rows with group and, for each measure, {"value", "low", "high"}."""
-    fig, axes = figure(1, len(meanings), width=2.6 * len(meanings) + 1.2, height=0.45 * len(groups) + 1.5, sharey=True,
-                       squeeze=False)  # fmt: skip
-    names = [g["group"] for g in groups]
-    for ax, (name, label) in zip(axes[0], meanings.items()):
-        values = [g[name]["value"] for g in groups]
-        ends = [[v - (g[name]["low"] if g[name]["low"] is not None else v) for v, g in zip(values, groups)],
-                [(g[name]["high"] if g[name]["high"] is not None else v) - v for v, g in zip(values, groups)]]
-        ax.errorbar(values, range(len(groups)), xerr=ends, fmt="o", color="black", markersize=4, capsize=2)
-        ax.set_yticks(range(len(groups)), names)
-        ax.set_xlabel(label, fontsize=8)
-        ax.set_ylim(len(groups) - 0.5, -0.5)
-    return fig
-
-
 def convergence_figure(measures):
     """A Figure with a row for each measure {label: {"planes": series, "resolution": series}}: it over the number of
     planes and over the points a side. series: {name: [(x, value, low, high), …]}; low and high may be None."""
@@ -449,4 +432,28 @@ def convergence_figure(measures):
                 ax.get_legend().remove()
         if 1 < len(series) <= 12:  # more names than that are no help
             row[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=7)
+    return fig
+
+
+def interval_figure(groups, models, measures):
+    """A Figure with a panel for each measure {name: label}: each group's value with its interval, and its
+    networks as small grey marks below it. Rows hold group and, for each measure, {"value", "low", "high"}, each
+    perhaps None."""
+    fig, axes = figure(1, len(measures), width=2.8 * len(measures) + 1.2, height=0.45 * len(groups) + 1.5, sharey=True,
+                       squeeze=False)  # fmt: skip
+    places = {g["group"]: i for i, g in enumerate(groups)}
+    for ax, (name, label) in zip(axes[0], measures.items()):
+        small = [(m[name]["value"], places[m["group"]] + 0.2) for m in models if m[name]["value"] is not None]
+        if len(models) > len(groups) and small:
+            ax.plot(*zip(*small), "o", color="0.65", markersize=3, zorder=1)
+        for place, cell in ((places[g["group"]], g[name]) for g in groups):
+            if cell["value"] is None:
+                ax.annotate("none", (0.5, place), xycoords=("axes fraction", "data"), ha="center", va="center",
+                            color="0.4", fontsize=8)  # fmt: skip
+                continue
+            ends = [[abs(cell["value"] - (cell["value"] if cell[k] is None else cell[k]))] for k in ("low", "high")]
+            ax.errorbar(cell["value"], place, xerr=ends, fmt="o", color="black", markersize=4, capsize=2)
+        ax.set_yticks(range(len(groups)), list(places))
+        ax.set_xlabel(label, fontsize=8)
+        ax.set_ylim(len(groups) - 0.5, -0.5)
     return fig

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from landscape import cli, evaluate, metrics, plane, runs, seeding, train
 from landscape import data as datasets
+from regions import images
+from regions import margins as margin_module
 
 POINTS = 1e-5  # largest difference of two computations of a plane's points
 TIE = 1e-4  # two best logits closer than this may change places by the rounding of float32 alone
@@ -181,6 +183,59 @@ def agreement(bench):
     return row
 
 
+def plain_margin(network, point, partner, grid):
+    """The paper's margin of a point (C, H, W) towards a partner: the last of 200 distances before the first change, or
+    inf."""
+    step = (partner - point) / (partner - point).norm()
+    with torch.no_grad():
+        labels = network(torch.stack([point + float(t) * step for t in grid])).argmax(1)
+    changes = (labels[1:] != labels[:-1]).nonzero()
+    return float(grid[changes[0, 0]]) if len(changes) else np.inf
+
+
+def margins(bench):
+    trained, per_point = trained_network(bench, datasets.load(bench.dataset, bench.data_root, val_size=0)), 10
+    flags = {"points": bench.size(40, 3), "directions": per_point, "t_max": 100.0, "tolerance": 0.01, "step": 0.5,
+             "growth": 1.2}
+    held = {"base": "all", "partners": "all", "towards": "image", "split": "test", "dataset": bench.dataset,
+            "partner_split": "same", "plane_seed": 1, "as_published": False, "given_labels": None, **flags}
+    scene = images.Scene(held, bench.data_root, torch.device("cpu"))
+    network = evaluate.Adapted(trained.network.eval(), scene.space, trained.preprocessing)
+    few, grid = bench.size(2, 1), margin_module.PUBLISHED
+
+    def ours():
+        return margin_module.measure(scene, network, evaluate.batch_size("cpu"))["margins"]
+
+    def twin():
+        return np.array([[plain_margin(network, scene.points([n])[0], partner, grid) for partner in scene.partners(n)]
+                         for n in range(few)])
+
+    def check():
+        fast, slow, edge, wrong, apart = ours()[:few], twin(), flags["tolerance"], 0, 0
+        fast, slow = fast.ravel(), np.where(slow >= flags["t_max"], np.inf, slow).ravel()
+        after = np.append(grid, np.inf)[np.searchsorted(grid, slow, "right").clip(max=len(grid))]
+        for pair in np.flatnonzero((fast < slow - edge) | (fast > after + edge)):
+            n, k = divmod(int(pair), per_point)
+            apart += 1
+            wrong += fast[pair] < np.inf and not crosses(network, scene, n, k, float(fast[pair]), edge)
+        return wrong == 0 and apart <= max(1, 0.1 * len(fast)), (
+            f"{len(fast) - apart} of {len(fast)} margins lie within the scan's step, to {edge:g} instead of 0.01 – 20; "
+            f"{apart} are of another crossing on a direction that has several")
+
+    return bench.ratio(f"margins of {len(scene.rows)} images x {per_point} directions through resnet20: bracketing and "
+                       f"bisection / the paper's scan of 200 steps (timed on {few} and scaled up)",
+                       6, ours, twin, check, share=few / len(scene.rows))
+
+
+def crosses(network, scene, n, k, at, width):
+    """Does the prediction change within this width about a distance along a direction?"""
+    point = scene.points([n])[0]
+    with torch.no_grad():
+        step = scene.directions(n, point)[k]
+        labels = network(torch.stack([point + (at - width) * step, point + (at + width) * step])).argmax(1)
+    return bool(labels[0] != labels[1])
+
+
 def made_up_maps(models, planes, resolution):
     """Class maps uint8 (planes, resolution**2) of each model: smooth regions of 10 classes, partly shared."""
     shared = torch.randn(planes, 10, 5, 5, generator=seeding.stream(0, "maps"))
@@ -190,4 +245,4 @@ def made_up_maps(models, planes, resolution):
         yield scores.argmax(1).flatten(1).to(torch.uint8).numpy()
 
 
-ROWS = {"points": points, "plane": class_map, "agreement": agreement}
+ROWS = {"points": points, "plane": class_map, "agreement": agreement, "margins": margins}

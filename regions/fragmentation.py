@@ -104,7 +104,7 @@ def draw(args, run, found):
             for g in found["groups"] for m in MEASURES]
     write_csv(run.path / "fragmentation.csv", rows)
     run.sink.table("fragmentation", [{k: "" if v is None else v for k, v in r.items()} for r in rows])
-    for path in plots.save(plots.fragmentation_figure(found["groups"], MEASURES),
+    for path in plots.save(plots.interval_figure(found["groups"], found["models"], MEASURES),
                            run.path / "figures" / "fragmentation", args.formats.split(",")):
         run.sink.image("fragmentation", path)
         print(f"figure: {path}")

@@ -20,7 +20,8 @@ from models import ModelError
 TRAIN_MODES = ("naive", "mixup", "cutmix", "adv", "adv_mix", "soft_distillation", "hard_distillation", "distillation")
 
 # The most that --smoke leaves of each of these: the whole path, in seconds, on a CPU.
-SMOKE_CAPS = {"epochs": 1, "train_size": 96, "val_size": 32, "bs": 48, "planes": 3, "resolution": 8, "warmup": 0}
+SMOKE_CAPS = {"epochs": 1, "train_size": 96, "val_size": 32, "bs": 48, "planes": 3, "resolution": 8, "warmup": 0,
+              "points": 6, "directions": 2}
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -183,9 +183,11 @@ def panels(cells, *, extent, anchors, class_names, row_names=None, column_names=
     for ax, name in zip(axes[0], column_names or ()):
         ax.set_title(name)
     for ax, name in zip(axes[:, 0], row_names or ()):
+        lines = name.replace(" ", "\n")
+        flat = 0.11 * max(map(len, lines.split("\n"))) > height  # a name longer than its panel is high lies flat
         ax.annotate(
-            name, (0, 0.5), (-30, 0), xycoords="axes fraction", textcoords="offset points",
-            rotation=90, ha="right", va="center", fontsize=10,
+            lines, (0, 0.5), (-30, 0), xycoords="axes fraction", textcoords="offset points",
+            rotation=0 if flat else 90, ha="right", va="center", ma="center", fontsize=8 if flat else 10,
         )  # fmt: skip
     if not single:
         axes[-1, columns // 2].set_xlabel("distance (normalised units)", fontsize=9)

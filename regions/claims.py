@@ -218,6 +218,8 @@ def optimisers(folder):
     maps, groups, settings = collect(folder, lambda c: kind(c) if net_width(c) in nets else None, ("train_mode=naive",))
     found = scores(maps)["agreement"]
     nets = sorted(n for n in nets if all(f"{n} {o}" in groups for o in ("SGD", "SGD+SAM", "Adam")))
+    if not nets:
+        raise FileProblem(f"{folder}: class maps of no network after all of SGD, SGD+SAM and Adam")
 
     def difference(one, two):
         return lambda m: sum(m[(f"{n} {one}",) * 2] - m[(f"{n} {two}",) * 2] for n in nets) / len(nets)

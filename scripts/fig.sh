@@ -40,19 +40,24 @@ tool() { # tool PROGRAM [ARGUMENTS]: a measuring or drawing program on this scal
 keep() { # keep NAME FILE: into results/regions/NAME, at the CPU's scale and not in smoke mode
   if [ "$dry" = 1 ] || [ "$smoke" = 1 ]; then return; fi
   mkdir -p results/regions
+  local kept=$scale-$1
   case "$1" in
-    *.png) python -c 'import os, sys; from PIL import Image
-image = Image.open(sys.argv[1]).convert("RGB")
+    *.png) kept=$(python -c 'import os, sys; from PIL import Image
+image, path = Image.open(sys.argv[1]).convert("RGB"), sys.argv[2]
 image.thumbnail((1600, 1600))
-image.save(sys.argv[2], optimize=True)
-if os.path.getsize(sys.argv[2]) > 290_000:  # a figure in git is under 300 kB: 256 colours, every hue kept
-    few = image.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    few.save(sys.argv[2], optimize=True)' "$2" "results/regions/$scale-$1" ;;
-    *) cp "$2" "results/regions/$scale-$1" ;;
+image.save(path, optimize=True)
+if os.path.getsize(path) > 290_000:  # a figure in git is under 300 kB
+    os.remove(path)
+    path = path[:-4] + ".jpg"
+    for quality in (92, 85, 75, 65):
+        image.save(path, quality=quality, optimize=True)
+        if os.path.getsize(path) < 290_000: break
+print(os.path.basename(path))' "$2" "results/regions/$kept") ;;
+    *) cp "$2" "results/regions/$kept" ;;
   esac
   local made_by=results/regions/made.txt  # file, command, commit
-  { grep -v "^$scale-$1 " "$made_by" 2>/dev/null || true
-    echo "$scale-$1  bash scripts/$(basename "$0") --scale $scale  $(git rev-parse --short HEAD)"; } | sort > "$made_by.new"
+  { grep -v "^$kept " "$made_by" 2>/dev/null || true
+    echo "$kept  bash scripts/$(basename "$0") --scale $scale  $(git rev-parse --short HEAD)"; } | sort > "$made_by.new"
   mv "$made_by.new" "$made_by"
-  echo "kept: results/regions/$scale-$1"
+  echo "kept: results/regions/$kept"
 }

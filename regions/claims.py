@@ -52,20 +52,22 @@ def main(argv=None):
 
 def collect(folder, group, select, anchors="distinct"):
     """(maps (M, P, S), group of each, planes (P), settings): the finished maps with these anchors that the selected
-    runs share; where there are several sets, that of most planes. group: a function of a run's config. Raises
-    FileProblem where fewer than two runs have them."""
+    runs share; where there are several sets, that of most planes. group: a function of a landscape.runs.Source, whose
+    None leaves it out. Raises FileProblem where fewer than two runs have them."""
     import numpy as np
 
     held, groups = [], []
     for source in runs.find_models(folder, select=select):
-        name = group(source.config)
+        name = group(source)
+        if name is None:
+            continue
         sets = {}
         for file in sorted(source.path.glob("arrays/class_maps-*.npz")):
             arrays = runs.read_arrays(file)
             settings = json.loads(str(arrays["settings"]))
             if settings["anchors"] == anchors and int(arrays["complete"]) == settings["planes"]:
                 sets[file.name] = settings["planes"], arrays["labels"], settings
-        if name and sets:
+        if sets:
             held.append(sets)
             groups.append(name)
     shared = set.intersection(*map(set, held)) if held else set()
@@ -138,9 +140,10 @@ def claim(name, figure, statement, found, threshold, n, published, said, command
                  verdict=judge(low, high, threshold, direction), command=command)
 
 
-def net_width(config):
+def net_width(source):
     import models
 
+    config = source.config
     name = models.canonical(config["net"])
     return name + (f" width={config['width']}" if config["width"] else "")
 
@@ -208,14 +211,13 @@ def off_manifold(folder):
 
 def optimisers(folder):
     """Table 1: SAM is at least as reproducible as SGD, and SGD as Adam."""
-    def kind(config):
-        return f"{net_width(config)} {config['opt']}{'+SAM' if config['sam_radius'] else ''}"
+    def kind(source):
+        return f"{net_width(source)} {source.config['opt']}{'+SAM' if source.config['sam_radius'] else ''}"
 
-    folderwide = runs.find_models(folder, select=("train_mode=naive",))
-    nets = {net_width(s.config) for s in folderwide if s.config["sam_radius"]}
+    nets = {net_width(s) for s in runs.find_models(folder, select=("train_mode=naive",)) if s.config["sam_radius"]}
     if not nets:
         raise FileProblem(f"{folder}: no runs with SAM")
-    maps, groups, settings = collect(folder, lambda c: kind(c) if net_width(c) in nets else None, ("train_mode=naive",))
+    maps, groups, settings = collect(folder, lambda s: kind(s) if net_width(s) in nets else None, ("train_mode=naive",))
     found = scores(maps)["agreement"]
     nets = sorted(n for n in nets if all(f"{n} {o}" in groups for o in ("SGD", "SGD+SAM", "Adam")))
     if not nets:
@@ -235,7 +237,7 @@ def optimisers(folder):
 
 def mixup(folder):
     """Figure 15: networks with mixup agree with naive ones (paired by seed)."""
-    maps, groups, settings = collect(folder, lambda c: f"{net_width(c)} {c['train_mode']}",
+    maps, groups, settings = collect(folder, lambda s: f"{net_width(s)} {s.config['train_mode']}",
                                      ("train_mode=naive|mixup", "opt=SGD", "sam_radius=None"))
     nets = sorted(g.removesuffix(" mixup") for g in set(groups) if g.endswith(" mixup"))
     if not nets:
@@ -254,7 +256,40 @@ def mixup(folder):
                   "runs/regions_cpu", direction="below")]
 
 
-CLAIMS = (families, off_manifold, optimisers, mixup)
+def distillation(folder):
+    """Figure 5: a distilled student is nearer to its teacher than a vanilla network of the same initialisation."""
+    import numpy as np
+
+    from landscape import results
+
+    sources = runs.find_models(folder, select=("train_mode=naive|distillation", "opt=SGD", "sam_radius=None"))
+    roles = {}
+    for student in (s for s in sources if s.config["train_mode"] == "distillation"):
+        config = student.config
+        same = {k: config[k] for k in cli.training_parser("main.py", "").naming
+                if k in config and k not in ("train_mode", "teacher", "teacher_net", "distill_temp")}
+        vanilla = [s for s in sources if s.config["train_mode"] == "naive" and same.items() <= s.config.items()]
+        teacher = [s for s in sources if s.path.name == Path(config["teacher"]).name]
+        if vanilla and teacher:
+            pair = config["init_seed"]
+            roles |= {student.path: ("student", pair), vanilla[0].path: ("vanilla", pair), teacher[0].path:
+                      ("teacher", pair)}
+    if not roles:
+        raise FileProblem(f"{folder}: no distilled students with their teachers and vanilla networks")
+    maps, groups, settings = collect(folder, lambda s: roles.get(s.path), ("opt=SGD", "sam_radius=None"))
+    agreement = scores(maps)["agreement"].mean(-1)
+    place = {role: i for i, role in enumerate(groups)}
+    seeds = sorted({pair for _, pair in groups})
+    gains = np.array([agreement[place["teacher", s], place["student", s]] - agreement[place["teacher", s],
+                      place["vanilla", s]] for s in seeds if ("vanilla", s) in place])
+    said = protocol(settings, [role for role, _ in groups], "interval over the seeds")
+    command = "bash scripts/fig_regions_distillation.sh && python -m regions.claims runs/regions_cpu"
+    return [claim("distillation", "5", "A distilled student is nearer to its teacher than a vanilla network of the "
+                  "same initialisation (difference of agreement, paired by seed)", results.bootstrap(gains), 0,
+                  len(gains), "differences of -.01 to .08", said, command)]
+
+
+CLAIMS = (families, off_manifold, optimisers, mixup, distillation)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def noisy(base, share, rng):
 
 
 def write(root, net, seed, maps, anchors="distinct", **config):
-    folder = root / "regions" / f"{net}-{seed}-{'-'.join(map(str, config.values()))}"
+    folder = root / "regions" / f"{net}-{seed}-{'-'.join(map(str, config.values())).replace('/', '_')}"
     if not folder.exists():
         plain = {"opt": "SGD", "train_mode": "naive", "sam_radius": None}
         config = {"net": net, "width": 0, "init_seed": seed, "order_seed": seed, **plain, **config}
@@ -84,6 +84,21 @@ def test_optimisers_and_mixup_are_compared_within_and_between_their_groups(root,
     for name in ("optimiser-sgd+sam-sgd", "optimiser-sgd-adam", "mixup"):
         assert found[name].verdict == "holds", found[name]
     assert found["optimiser-sgd-adam"].value > 0 > found["mixup"].value
+
+
+def test_a_student_is_paired_with_its_own_teacher_and_its_vanilla_twin(root, tmp_path):
+    rng = np.random.default_rng(4)
+    for seed in range(3):
+        own = rng.integers(0, 10, (PLANES, SIDE * SIDE))
+        write(root, "vgg11_bn", seed, noisy(own, 0.2, rng))
+        (teacher,) = root.glob(f"regions/vgg11_bn-{seed}-")
+        write(root, "resnet20", seed, noisy(rng.integers(0, 10, own.shape), 0.2, rng), teacher="")
+        student = {"train_mode": "distillation", "teacher": f"elsewhere/{teacher.name}"}
+        write(root, "resnet20", seed, noisy(own, 0.5, rng), **student)
+    out = tmp_path / "claims.json"
+    claims.main([str(root), "--out", str(out)])
+    found = {c.id: c for c in ledger.read(out)}["distillation"]
+    assert found.verdict == "holds" and found.n == 3 and 0.2 < found.value < 0.5
 
 
 def test_the_joint_interval_holds_the_value_and_narrows_with_networks_and_planes():

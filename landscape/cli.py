@@ -14,6 +14,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import models
 from landscape.errors import FileProblem, Refusal, UsageError
 from models import ModelError
 
@@ -482,6 +483,9 @@ def shrink(args):
                 setattr(args, name, value)
         if getattr(args, "augment", "auto") != "none" and hasattr(args, "augment"):
             args.augment = "crop"
+    net = getattr(args, "net", "") if hasattr(args, "epochs") else ""
+    if net and ":" not in net and models.entry(net).width == "widen_factor":
+        args.width = 1  # a wide ResNet of factor 30 has 328 million parameters
     if getattr(args, "device", "") == "auto":
         args.device = "cpu"
     if hasattr(args, "runs"):

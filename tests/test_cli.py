@@ -141,6 +141,11 @@ def test_smoke_is_tiny_on_digits_on_a_cpu_in_its_own_folder():
     assert resolved("--smoke", "--dataset", "fake").dataset == "fake"
 
 
+def test_smoke_makes_wide_networks_narrow():
+    assert resolved("--smoke", "--net", "WideResNet_30").width == 1
+    assert resolved("--smoke", "--net", "mcnn", "--width", "12").width == 12
+
+
 def test_smoke_leaves_smaller_settings_alone():
     args = resolved("--smoke", "--bs", "8", "--train_size", "20")
     assert (args.bs, args.train_size) == (8, 20)

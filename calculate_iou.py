@@ -25,16 +25,9 @@ PER_CLASS = ("class", "group_a", "group_b", "pairs", "planes", "value", "low", "
 
 def make_parser():
     parser = cli.Parser("calculate_iou.py", __doc__)
-    g = parser.group("networks", named=True)
-    g.add_argument("--load_net", default="runs/regions", metavar="DIR", help="the folder given to save_preds.py")
-    g.add_argument("--group_by", default="net,width", metavar="KEY,KEY,…",
-                   help="the settings that make a group; a foreign checkpoint's group is its folder")
-    cli.add_select(g)
+    g = cli.add_saved_maps(parser)
     g.add_argument("--dbviz_preds", action="store_true",
                    help="read dbViz's own class maps, DIR/<architecture>/predictions/<checkpoint>_preds.pth")
-    cli.add_maps(parser, chosen=False)
-    parser.add_argument("--which", default=None, choices=("model", "best"),
-                        help="class maps of the last weights, or of the best on a run's validation set")
     g = parser.group("points", named=True)
     g.add_argument("--where", default="all", choices=("all", "inside", "outside"),
                    help="grid points that count: all, or those in or beyond the triangle of the three anchors")

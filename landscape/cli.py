@@ -361,6 +361,19 @@ def add_select(group):
                        help="only the runs with these settings, such as opt=SGD net=resnet20|vgg11_bn")
 
 
+def add_saved_maps(parser):
+    """The networks and the planes of a program that reads saved class maps; returns the group of the networks."""
+    g = parser.group("networks", named=True)
+    g.add_argument("--load_net", default="runs/regions", metavar="DIR", help="the folder given to save_preds.py")
+    g.add_argument("--which", default=None, choices=("model", "best"),
+                   help="class maps of the last weights, or of the best on a run's validation set")
+    g.add_argument("--group_by", default="net,width", metavar="KEY,KEY,…",
+                   help="the settings that make a group; a foreign checkpoint's group is its folder")
+    add_select(g)
+    add_maps(parser, chosen=False)
+    return g
+
+
 def add_maps(parser, chosen=True):
     """What determines class maps; with chosen=False every flag is None unless given, to select among those on disk."""
     def given(value):

@@ -18,12 +18,7 @@ MEASURES = {"fragments": "connected regions of one class", "largest": "share of 
 
 def make_parser():
     parser = cli.Parser("python -m regions.fragmentation", __doc__)
-    g = parser.group("networks", named=True)
-    g.add_argument("--load_net", default="runs/regions", metavar="DIR", help="the folder given to save_preds.py")
-    g.add_argument("--which", default=None, choices=("model", "best"), help="maps of the last or of the best weights")
-    g.add_argument("--group_by", default="net,width", metavar="KEY,KEY,…", help="the settings that make a group")
-    cli.add_select(g)
-    cli.add_maps(parser, chosen=False)
+    cli.add_saved_maps(parser)
     g = parser.group("regions", named=True)
     g.add_argument("--connectivity", type=int, default=8, choices=(4, 8), help="neighbours of a point (dbViz: 8)")
     g.add_argument("--min_area", type=cli.positive, default=1, metavar="POINTS", help="smaller regions do not count")

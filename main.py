@@ -26,6 +26,8 @@ def make_parser():
                    help="label the run, and write its state_dict as NAME.pth into its folder too")
     g.add_argument("--group_by", default="net,width", metavar="KEY,KEY,…",
                    help="the settings that make one row of a grid of panels")
+    g.add_argument("--column_by", default="", metavar="KEY",
+                   help="the setting that makes the columns of a grid of panels (default: the seeds)")
     cli.add_select(g)
     g = parser.group("plane")
     g.add_argument("--imgs", default="", metavar="ID,ID,ID",
@@ -63,7 +65,7 @@ def main(argv=None):
         sources = runs.find_models(args.load_net, args.group_by.split(","), args.select)
         if args.ids == "none":
             raise UsageError("--load_net draws the network: --imgs none leaves nothing to do")
-        return draw(args, sources)
+        return draw(args, columns(args, sources))
     prepared = None if finished(args) else prepare(args)
     with runs.start("regions", args) as run:
         if not run.finished:
@@ -75,6 +77,17 @@ def main(argv=None):
         if args.ids != "none":
             draw(args, [runs.run_source(run.path, args.group_by.split(","))], run.sink)
     return 0
+
+
+def columns(args, sources):
+    """The sources, ordered within their groups by --column_by where that is given."""
+    if not args.column_by:
+        return sources
+    if lacking := [s for s in sources if args.column_by not in s.config]:
+        raise UsageError(f"--column_by {args.column_by}: {lacking[0].name} has no such setting"
+                         f"{cli.suggestion(args.column_by, lacking[0].config)}")
+    groups = list(dict.fromkeys(s.group for s in sources))
+    return sorted(sources, key=lambda s: (groups.index(s.group), s.config[args.column_by]))
 
 
 def finished(args):
@@ -189,7 +202,8 @@ def draw(args, sources, sink=None):
     missing = [(s, f) for s, f in zip(sources, files) if args.force or not f.exists()]
     if missing:
         compute(args, settings, missing, sources)
-    cells = [(s.group, s.seed_name, runs.read_arrays(f)) for s, f in zip(sources, files)]
+    named = [s.seed_name if not args.column_by else f"{args.column_by} {s.config[args.column_by]}" for s in sources]
+    cells = [(s.group, name, runs.read_arrays(f)) for s, name, f in zip(sources, named, files)]
     if len(sources) == 1:
         folder = runs.measure_folder(sources[0], args.runs)
     else:
@@ -256,6 +270,7 @@ def compute(args, settings, missing, sources):
     coords = plane.grid(flat, args.resolution, args.range_l, args.range_r)
     extent = plane.extent(flat, args.range_l, args.range_r)
     pictures = drawing.pictures(held.points, space)
+    given = [int(made.images.labels[i]) if i >= 0 else -1 for i in held.ids]
     progress = runs.Progress(len(missing), "decision regions")
     for source, file in missing:
         trained = train.load_source(source, args, data.entry)
@@ -266,7 +281,7 @@ def compute(args, settings, missing, sources):
             file, labels=said["labels"].reshape(side, side).numpy().astype(np.uint16),
             confidence=said["confidence"].reshape(side, side).numpy().astype(np.float16),
             anchors=flat.anchors.numpy(), extent=np.array(extent), ids=np.array(held.ids), pictures=pictures,
-            anchor_labels=np.array(held.labels), classes=np.array(data.entry.classes),
+            anchor_labels=np.array(held.labels), anchor_given=np.array(given), classes=np.array(data.entry.classes),
             rechecked=said["rechecked"], settings=json.dumps(settings, sort_keys=True))
         progress.step()
     progress.close()

@@ -14,6 +14,7 @@ import torch
 from landscape import data as datasets
 from landscape import evaluate, objectives, plane
 from landscape.errors import ContentError, UsageError
+from landscape.maps import LABELLED
 from landscape.runs import hash8, write_json
 from landscape.seeding import numpy_stream, stream
 
@@ -106,7 +107,7 @@ def open_draw(settings, args, data, network=None, ids=None):
     """
     space = evaluate.image_space(data.entry, settings["as_published"])
     images, extra, kind = data.test if settings["split"] == "test" else data.full, {}, settings["anchors"]
-    if kind in ("correct", "incorrect"):
+    if kind in LABELLED:
         images = given_labels(settings, args, data)
     if kind == "foreign":
         extra["foreign"] = datasets.load(args.foreign_set, args.data_root, val_size=0, channels=data.entry.channels,
@@ -117,16 +118,14 @@ def open_draw(settings, args, data, network=None, ids=None):
 
 
 def given_labels(settings, args, data):
-    """The unsplit training set with the labels that the networks were given."""
+    """The unsplit training set with the labels that the networks were given; -1 where they were given none."""
     labels = settings.get("given_labels") or {}
     if settings["split"] != "train" or not (labels.get("noise_rate") or labels.get("noise_file")):
         raise UsageError(f"--anchors {settings['anchors']} needs --split train and networks trained with --noise_rate "
                          "or --noise_file: only there are labels wrong")
     noisy = datasets.load(
-        settings["dataset"], args.data_root, train_size=labels["train_size"], data_seed=labels["data_seed"],
-        val_size=None if labels["val_size"] < 0 else labels["val_size"], noise=labels["noise_rate"],
-        noise_file=labels["noise_file"], noise_seed=labels["noise_seed"]).train
-    given = data.full.true_labels.clone()
+        settings["dataset"], args.data_root, **datasets.given_by(labels)).train
+    given = torch.full_like(data.full.true_labels, -1)
     given[noisy.ids] = noisy.labels
     return data.full.relabel(given)
 
@@ -174,6 +173,22 @@ def same_class(draw, generator):
 
 def correctly(draw):
     return (draw.images.labels == draw.images.true_labels).cpu()
+
+
+def wrongly(draw):
+    return ~correctly(draw) & (draw.images.labels >= 0).cpu()
+
+
+def one_mislabelled(draw, generator):
+    """Two images of a class with their own label and one of that class with another; the class is drawn first."""
+    true, right, wrong = draw.images.true_labels.cpu(), correctly(draw), wrongly(draw)
+    classes = [c for c in true.unique().tolist()
+               if (right & (true == c)).sum() >= 2 and (wrong & (true == c)).any()]
+    if not classes:
+        raise UsageError("--anchors one_mislabelled: no class has two images labelled right and one labelled wrong")
+    one = classes[torch.randint(len(classes), (1,), generator=generator).item()]
+    return (several(2, lambda d: right & (true == one))(draw, generator)
+            + several(1, lambda d: wrong & (true == one))(draw, generator))
 
 
 # ---- making anchors of them ----------------------------------------------------------------------------------------
@@ -272,7 +287,8 @@ KINDS = {
     "random": Kind(several(3), plain, "three images, whatever their classes"),
     "same_class": Kind(same_class, plain, "three images of one class"),
     "correct": Kind(several(3, correctly), plain, "three images whose given label is the true one"),
-    "incorrect": Kind(several(3, lambda d: ~correctly(d)), plain, "three images whose given label is wrong"),
+    "incorrect": Kind(several(3, wrongly), plain, "three images whose given label is wrong"),
+    "one_mislabelled": Kind(one_mislabelled, plain, "two images of one class labelled right, one of it labelled wrong"),
     "uniform": Kind(lambda d, g: [], uniform, "three images of uniform noise pixels"),
     "noise": Kind(lambda d, g: [], noise, "three images of noise about the middle grey (dbViz's -1)"),
     "shuffled": Kind(distinct, shuffled(3), "three images with permuted pixels"),

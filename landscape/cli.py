@@ -20,6 +20,8 @@ from models import ModelError
 
 TRAIN_MODES = ("naive", "mixup", "cutmix", "adv", "adv_mix", "soft_distillation", "hard_distillation", "distillation")
 
+NOISE_KINDS = ("symmetric", "uniform", "asymmetric")
+
 # The most that --smoke leaves of each of these: the whole path, in seconds, on a CPU.
 SMOKE_CAPS = {"epochs": 1, "train_size": 96, "val_size": 32, "bs": 48, "planes": 3, "resolution": 8, "warmup": 0,
               "points": 6, "directions": 2}
@@ -264,7 +266,10 @@ def add_data(parser):
     g.add_argument("--normalize", default="dataset", metavar="KIND",
                    help="dataset, legacy (std 0.2023 …), imagenet, none, or m1,m2,m3/s1,s2,s3")
     g.add_argument("--noise_rate", type=number(0), default=0.0,
-                   help="share of training labels changed, class by class, true class excluded")
+                   help="rate of the label noise of the training set; 0: none")
+    g.add_argument("--noise_kind", default="symmetric", choices=NOISE_KINDS,
+                   help="symmetric: that share of each class gets another class; uniform: that share of all gets any "
+                        "class; asymmetric: CIFAR-10's confused pairs (landscape/data.py)")
     g.add_argument("--noise_file", default="", metavar="FILE[:KEY]", help="given labels from a file instead")
     p = parser.group("data on this machine")
     p.add_argument("--data_root", default=None, metavar="DIR",
@@ -394,8 +399,8 @@ def add_maps(parser, chosen=True):
                    help="what spans a plane (landscape/anchors.py says it of each)")
 
 
-ANCHORS = ("distinct", "random", "same_class", "correct", "incorrect", "uniform", "noise", "shuffled", "two_shuffled",
-           "gaussian", "rotated", "one_pixel", "foreign", "pgd", "pgd_targeted")
+ANCHORS = ("distinct", "random", "same_class", "correct", "incorrect", "one_mislabelled", "uniform", "noise",
+           "shuffled", "two_shuffled", "gaussian", "rotated", "one_pixel", "foreign", "pgd", "pgd_targeted")
 NOISE_TYPES = {"gaussian": "gaussian", "rotation": "rotated", "uniform_random": "uniform",
                "random_shuffle": "shuffled", "two_random_shuffle": "two_shuffled"}  # dbViz's words
 
@@ -491,7 +496,8 @@ def shrink(args):
             setattr(args, name, cap)
     if hasattr(args, "dataset") and not args.dataset.startswith("fake"):
         args.dataset = "digits"
-        for name, value in {"noise_file": "", "channels": 0, "image_size": 0, "normalize": "dataset"}.items():
+        plain = {"noise_file": "", "noise_kind": "symmetric", "channels": 0, "image_size": 0, "normalize": "dataset"}
+        for name, value in plain.items():
             if hasattr(args, name):
                 setattr(args, name, value)
         if getattr(args, "augment", "auto") != "none" and hasattr(args, "augment"):

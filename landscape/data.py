@@ -44,7 +44,8 @@ from landscape.seeding import stream
 
 __all__ = [
     "AUGMENTS", "Augment", "DATASETS", "Data", "Entry", "Images", "Streamed", "entry", "fetch", "load",
-    "noisy_labels", "normalization", "parse_augment", "read_noise_file", "to_float", "verify",
+    "NOISE_KINDS", "given_by", "noisy_labels", "normalization", "parse_augment", "read_noise_file", "to_float",
+    "verify",
 ]  # fmt: skip
 
 LARGE = 20_000  # training sets from here on give 5,000 images to validation
@@ -318,6 +319,7 @@ def load(
     noise=0.0,
     noise_file="",
     noise_seed=0,
+    noise_kind="symmetric",
     image_size=0,
     channels=0,
     device="cpu",
@@ -327,11 +329,11 @@ def load(
     """Read a data set, split it, and return Data.
 
     val_size: None for 5,000 of 20,000 or more training images, else 0 (a folder with val/ beside test/ has
-    its own). train_size: that many of what the split left, 0 for all. noise: share of each class whose label
-    is changed; noise_file: "FILE" or "FILE:KEY" with a label for each image of the unsplit training set; both
-    touch only train. image_size, channels: 0 for the set's own. resident: keep a folder's pictures in memory
-    (None: if they are of one size and take less than 2 GB). Raises UsageError, FileProblem (missing) and
-    ContentError (corrupt).
+    its own). train_size: that many of what the split left, 0 for all. noise: rate of the label noise of
+    noise_kind (noisy_labels); noise_file: "FILE" or "FILE:KEY" with a label for each image of the unsplit
+    training set; both touch only train. image_size, channels: 0 for the set's own. resident: keep a folder's
+    pictures in memory (None: if they are of one size and take less than 2 GB). Raises UsageError, FileProblem
+    (missing) and ContentError (corrupt).
     """
     if noise and noise_file:
         raise UsageError("--noise and --noise_file exclude each other: give one")
@@ -363,7 +365,8 @@ def load(
         train = train.relabel(read_noise_file(noise_file, len(full), len(known.classes))[train.ids.cpu()])
     elif noise:
         generator = stream(noise_seed, "noise")
-        train = train.relabel(noisy_labels(train.labels.cpu(), noise, len(known.classes), generator)[0])
+        given, _ = noisy_labels(train.labels.cpu(), noise, len(known.classes), generator, noise_kind, confusions(known))
+        train = train.relabel(given)
     val = pools.get("val", val)
     preprocessing = {"dataset": name, "image_size": size, "channels": depth}
     return Data(name, known, train, val, pools["test"], full, preprocessing)
@@ -427,20 +430,58 @@ def normalization(choice, entry, channels=0):
     return {"kind": kind, "mean": mean, "std": std}
 
 
-def noisy_labels(labels, rate, classes, generator):
-    """Symmetric label noise: int(rate * n) of the n images of each class get another class, uniformly.
+NOISE_KINDS = {
+    "symmetric": "int(rate * n) of the n images of each class get another class, uniformly (dbViz)",
+    "uniform": "int(rate * N) of all N images get any class, their own among them (learning-subspaces): about "
+               "rate * (1 - 1/C) are wrong",
+    "asymmetric": "int(rate * n) of the n images of a class get the one it is taken for (CIFAR-10: truck to "
+                  "automobile, bird to airplane, cat to dog and back, deer to horse); other classes keep theirs",
+}  # fmt: skip
+# Patrini et al. 2017 (arXiv 1609.03683), section 5; dbViz follows it.
+CONFUSED = {"truck": "automobile", "bird": "airplane", "cat": "dog", "dog": "cat", "deer": "horse"}
 
-    labels int64 (N,). Returns (given labels (N,), rows that were changed, ascending). Raises UsageError.
+
+def confusions(known):
+    """{class: the class that it is taken for} of an Entry, by number; empty where none is known."""
+    if not CONFUSED.keys() <= set(known.classes):
+        return {}
+    return {known.classes.index(a): known.classes.index(b) for a, b in CONFUSED.items()}
+
+
+def noisy_labels(labels, rate, classes, generator, kind="symmetric", confused=None):
+    """Label noise of one of NOISE_KINDS. labels int64 (N,); confused: {class: class}, for "asymmetric".
+
+    Returns (given labels (N,), rows whose label is now wrong, ascending). Raises UsageError.
     """
     if not 0 <= rate < 1:
-        raise UsageError(f"--noise {rate}: the share of changed labels must be at least 0 and less than 1")
+        raise UsageError(f"--noise_rate {rate}: the share of changed labels must be at least 0 and less than 1")
+    if kind not in NOISE_KINDS:
+        raise UsageError(f"--noise_kind {kind}: known are {', '.join(NOISE_KINDS)}")
+    if kind == "asymmetric" and not confused:
+        raise UsageError("--noise_kind asymmetric is for CIFAR10: of this data set it is not known which class is "
+                         "taken for which; use symmetric, or --noise_file")
     given = labels.clone()
-    for label in range(classes):
-        rows = (labels == label).nonzero().squeeze(1)
-        chosen = rows[torch.randperm(len(rows), generator=generator)[: int(rate * len(rows))]]
-        away = torch.randint(1, classes, (len(chosen),), generator=generator)
-        given[chosen] = (label + away) % classes
+    if kind == "uniform":
+        chosen = torch.randperm(len(labels), generator=generator)[: int(rate * len(labels))]
+        given[chosen] = torch.randint(0, classes, (len(chosen),), generator=generator)
+    else:
+        for label in confused if kind == "asymmetric" else range(classes):
+            rows = (labels == label).nonzero().squeeze(1)
+            chosen = rows[torch.randperm(len(rows), generator=generator)[: int(rate * len(rows))]]
+            if kind == "asymmetric":
+                given[chosen] = confused[label]
+            else:
+                away = torch.randint(1, classes, (len(chosen),), generator=generator)
+                given[chosen] = (label + away) % classes
     return given, (given != labels).nonzero().squeeze(1)
+
+
+def given_by(settings):
+    """What a run's settings (a dict) say of its training labels, as arguments of load."""
+    own = settings["val_size"]
+    return {"train_size": settings["train_size"], "val_size": None if own < 0 else own,
+            "noise": settings["noise_rate"],
+            **{k: settings[k] for k in ("noise_file", "noise_seed", "noise_kind", "data_seed")}}
 
 
 def read_noise_file(spec, count, classes):

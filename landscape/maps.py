@@ -12,7 +12,8 @@ from landscape.runs import few, hash8, measure_folder, read_arrays, read_json
 
 GRID = ("planes", "resolution", "range_l", "range_r", "plane_seed", "split", "as_published", "anchors")
 NEEDS = ("labels", "triplets", "complete", "rechecked", "classes", "settings")
-LABELS = ("noise_rate", "noise_file", "noise_seed", "data_seed", "train_size", "val_size")
+LABELS = ("noise_rate", "noise_kind", "noise_file", "noise_seed", "data_seed", "train_size", "val_size")
+LABELLED = ("correct", "incorrect", "one_mislabelled")  # anchors chosen by the labels that the networks were given
 FOREIGN = ("net", "width", "image_size", "channels", "normalize")
 TRIPLETS = {"dataset", "split", "anchors", "plane_seed", "as_published", "data", "triplets"}
 
@@ -44,8 +45,8 @@ def foreign_settings(args, sources):
 def anchor_settings(args, configs):
     """What determines anchors besides their seed, as plain values; configs: of the runs that are drawn."""
     out = {"anchors": args.anchors}
-    if args.anchors in ("correct", "incorrect"):
-        found = [{k: c.get(k) for k in LABELS} for c in configs]
+    if args.anchors in LABELLED:
+        found = [labels_of(c) for c in configs]
         if any(f != found[0] for f in found):
             raise UsageError(f"--anchors {args.anchors}: the networks were given different labels; draw those of one "
                              "label noise alone")
@@ -57,6 +58,11 @@ def anchor_settings(args, configs):
     if args.triplets:
         out["triplets"] = hash8(read_triplets(args.triplets)["triplets"])
     return out
+
+
+def labels_of(config):
+    """What a run's config says of the labels that it was given; None for each where it says nothing."""
+    return {k: config.get(k, "symmetric" if k == "noise_kind" else None) for k in LABELS}
 
 
 def read_triplets(path):

@@ -335,7 +335,11 @@ def plane_panels(cells, shaded=True):
         confidence = arrays["confidence"].astype(float) if shaded else None
         rows.setdefault(group, []).append((arrays["labels"], confidence))
     names = [str(c) for c in first["classes"]]
-    captions = [names[label] if label >= 0 else "" for label in first["anchor_labels"]]  # -1: no image of the set
+    true = first["anchor_labels"].tolist()  # -1: no image of the set
+    captions = [names[label] if label >= 0 else "" for label in true]
+    for n, given in enumerate(first.get("anchor_given", [])):  # older files have none
+        if -1 not in (true[n], given) and given != true[n]:
+            captions[n] += f", labelled {names[given]}"
     if len(cells) == 1:
         labels = {"title": cells[0][0]}
     else:

@@ -24,8 +24,7 @@ def make_data(args, device="cpu"):
     """The data set that the settings describe, sized for their network. Returns landscape.data.Data."""
     entry = datasets.entry(args.dataset, args.data_root)
     return datasets.load(
-        args.dataset, args.data_root, train_size=args.train_size, val_size=None if args.val_size < 0 else args.val_size,
-        data_seed=args.data_seed, noise=args.noise_rate, noise_file=args.noise_file, noise_seed=args.noise_seed,
+        args.dataset, args.data_root, **datasets.given_by(vars(args)),
         image_size=input_size(args.net, entry.image_size, args.image_size), channels=args.channels, device=device,
         workers=args.workers)
 

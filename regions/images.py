@@ -79,7 +79,7 @@ def settings(args, sources, *more):
                          "measure those of one, in a folder of their own")
     out = {k: getattr(args, k, False) for k in CHOICE} | {k: getattr(args, k) for k in more}
     out |= {"dataset": sets.pop(), "which": args.which, **maps.foreign_settings(args, sources)}
-    labels = [{k: s.config.get(k) for k in maps.LABELS} for s in sources]
+    labels = [maps.labels_of(s.config) for s in sources]
     alike = all(found == labels[0] for found in labels) and not any(s.foreign for s in sources)
     out["given_labels"] = labels[0] if alike and "train" in (args.split, args.partner_split) else None
     noisy = out["given_labels"] and (labels[0]["noise_rate"] or labels[0]["noise_file"])
@@ -103,10 +103,7 @@ class Scene:
 
         self.held, self.device = held, device
         labels = held["given_labels"]
-        given = {} if labels is None else {
-            "train_size": labels["train_size"], "val_size": None if labels["val_size"] < 0 else labels["val_size"],
-            "data_seed": labels["data_seed"], "noise": labels["noise_rate"], "noise_file": labels["noise_file"],
-            "noise_seed": labels["noise_seed"]}
+        given = {} if labels is None else datasets.given_by(labels)
         data = datasets.load(held["dataset"], data_root, **(given or {"val_size": 0}))
         train = data.train if given else data.full
         other = held["partner_split"].replace("same", held["split"])

@@ -60,6 +60,8 @@ def test_classes_of_the_anchors():
         right, wrong = (anchors.anchors(draw(k), r).ids for k in ("correct", "incorrect"))
         assert all(given[i] == labels[i] for i in right) and all(given[i] != labels[i] for i in wrong)
         assert len(set(anchors.anchors(draw("random"), r).ids)) == 3
+        mixed = anchors.anchors(draw("one_mislabelled"), r)
+        assert len(set(mixed.labels)) == 1 and [bool(given[i] == labels[i]) for i in mixed.ids] == [True, True, False]
 
 
 def test_shuffling_keeps_the_pixels_and_moves_them():
@@ -132,9 +134,13 @@ def test_wrong_labels_exist_only_where_labels_are_noisy():
     args = SimpleNamespace(data_root=None)
     with pytest.raises(UsageError, match="--noise_rate"):
         anchors.open_draw({**settings, "given_labels": {"noise_rate": 0.0, "noise_file": ""}}, args, DIGITS)
-    labels = {"noise_rate": 0.3, "noise_file": "", "noise_seed": 0, "data_seed": 0, "train_size": 0, "val_size": -1}
+    labels = {"noise_rate": 0.3, "noise_kind": "symmetric", "noise_file": "", "noise_seed": 0, "data_seed": 0,
+              "train_size": 0, "val_size": -1}
     opened = anchors.open_draw({**settings, "given_labels": labels}, args, data.load("digits"))
     assert torch.equal(opened.images.labels, data.load("digits", noise=0.3).train.labels)
+    few = anchors.open_draw({**settings, "given_labels": {**labels, "train_size": 100}}, args, data.load("digits"))
+    trained = set(data.load("digits", train_size=100).train.ids.tolist())
+    assert all(set(anchors.anchors(few, r).ids) <= trained for r in range(20))
 
 
 # ---- in the scripts ------------------------------------------------------------------------------------------------

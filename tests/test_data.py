@@ -356,6 +356,39 @@ def test_noise_is_balanced_symmetric_and_leaves_the_global_state():
     assert torch.equal(none, labels) and len(changed) == 0
 
 
+def test_uniform_noise_may_draw_the_true_class():
+    labels = torch.arange(10).repeat(2000)
+    given, changed = data.noisy_labels(labels, 0.5, 10, stream(0, "noise"), "uniform")
+    assert torch.equal((given != labels).nonzero().squeeze(1), changed)
+    assert abs(len(changed) / len(labels) - 0.5 * 0.9) < 4 * (0.45 * 0.55 / len(labels)) ** 0.5
+    drawn = torch.bincount(given[changed], minlength=10) / len(changed)
+    assert (drawn - 0.1).abs().max() < 0.02
+
+
+def test_asymmetric_noise_changes_the_confused_classes_alone():
+    cifar = data.entry("CIFAR10")
+    names, labels = cifar.classes, torch.arange(10).repeat_interleave(100)
+    given, changed = data.noisy_labels(labels, 0.4, 10, stream(0, "noise"), "asymmetric", data.confusions(cifar))
+    found = {(names[a], names[b]) for a, b in zip(labels[changed].tolist(), given[changed].tolist())}
+    assert found == {("truck", "automobile"), ("bird", "airplane"), ("cat", "dog"), ("dog", "cat"), ("deer", "horse")}
+    assert torch.bincount(labels[changed], minlength=10).tolist() == [0, 0, 40, 40, 40, 40, 0, 0, 0, 40]
+    with pytest.raises(UsageError, match="asymmetric is for CIFAR10"):
+        data.load("digits", noise=0.2, noise_kind="asymmetric")
+    with pytest.raises(UsageError, match="known are symmetric"):
+        data.load("digits", noise=0.2, noise_kind="asymetric")
+
+
+def test_cifar_gets_1000_wrong_labels_a_class_whatever_the_global_state():
+    need("CIFAR10")
+    torch.manual_seed(1)
+    one = data.load("CIFAR10", val_size=0, noise=0.2).train
+    torch.manual_seed(2)
+    other = data.load("CIFAR10", val_size=0, noise=0.2).train
+    wrong = one.labels != one.true_labels
+    assert torch.bincount(one.true_labels[wrong]).tolist() == [1000] * 10
+    assert torch.equal(one.labels, other.labels)
+
+
 def test_noise_touches_the_training_labels_alone():
     clean = data.load("digits", val_size=200, data_seed=3)
     noisy = data.load("digits", val_size=200, data_seed=3, noise=0.3, noise_seed=0)

@@ -1,0 +1,66 @@
+"""Train one network of a study of double descent: a width, a label noise, a seed, a number of epochs.
+
+    python -m double_descent.deep --net mcnn --width 8 --train_size 2000 --augment none --epochs 120 --lr 0.001
+
+main.py's training under other defaults, those of dbViz's double-descent scripts: ResNet18-k with Adam at a constant
+rate of 1e-4, float32, 20 % symmetric label noise, all training images, nothing drawn. Widths, noises and seeds are
+swept by scripts/sweep.py, epochs by --snapshots; what comes of it is measured by double_descent.measure, regions and
+calculate_iou.py.
+"""
+
+from landscape import cli, runs
+from landscape.errors import UsageError
+
+DEFAULTS = {"net": "resnet18k", "width": 64, "noise_rate": 0.2, "val_size": 0, "epochs": 200, "opt": "Adam", "lr": 1e-4,
+            "scheduler": "constant", "precision": "fp32"}
+
+
+def make_parser():
+    parser = cli.training_parser("python -m double_descent.deep", __doc__)
+    parser.set_defaults(**DEFAULTS)
+    g = parser.group("dbViz's words")
+    g.add_argument("--k", type=cli.positive, default=None, metavar="WIDTH", help="--width")
+    g.add_argument("--asym", action="store_true", help="--noise_kind asymmetric")
+    g.add_argument("--dd_epoch_study", action="store_true",
+                   help="--snapshots at the epochs of dbViz's study of epoch-wise double descent")
+    return parser
+
+
+def main(argv=None):
+    args = cli.resolve(translated(make_parser().settings(argv)))
+    if args.dry_run:
+        path = runs.folder("double_descent", args)
+        state = "finished" if (path / "done").exists() else "resumed" if (path / "resume.pt").exists() else "trained"
+        print(f"{state}: {path}\n{args.net} of width {args.width} on {args.dataset}, {args.noise_rate:.0%} "
+              f"{args.noise_kind} label noise, {args.epochs} epochs")
+        return 0
+    with runs.start("double_descent", args) as run:
+        if not run.finished:
+            from landscape import train
+
+            train.train(run, args, cli.set_up_device(args))
+        last = runs.read_json(run.path / "results.json")["last"]
+        print(f"train accuracy {last['train_accuracy']:.4f} (given labels, while training), test accuracy "
+              f"{last['test_accuracy']:.4f}, test loss {last['test_loss']:.4f}\nrun: {run.path}")
+    return 0
+
+
+EPOCHS = (1, 5, 10, 16, 21, 24, 29, 42, 52, 58, 73, 85, 96, 127, 212)
+LATE = {True: (430, 455, 504), False: (458, 571, 883, 1000)}  # of widths above 20, and of the others
+
+
+def translated(args):
+    """dbViz's words in ours."""
+    if args.k is not None:
+        args.width = args.k
+    if args.asym:
+        args.noise_kind = "asymmetric"
+    if args.dd_epoch_study:
+        if args.snapshots:
+            raise UsageError("--dd_epoch_study and --snapshots: give one of the two")
+        args.snapshots = ",".join(str(e) for e in (*EPOCHS, *LATE[args.width > 20]) if e <= args.epochs)
+    return args
+
+
+if __name__ == "__main__":
+    cli.run(main)

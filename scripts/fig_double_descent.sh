@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Figures 6 to 12 and 16 to 19 of Somepalli et al. 2022: double descent over the width, over the epochs, and what the
+# decision regions look like there.   bash scripts/fig_double_descent.sh [--scale cpu|paper] [--smoke] [--dry_run]
+set -euo pipefail
+study=double_descent
+source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
+
+few=() fewer=()
+if [ "$smoke" = 1 ]; then few=(--set 'seed=[0,1]' 'width=[1,4]') fewer=(--set 'order_seed=[101]' 'width=[1,4]'); fi
+sweep "configs/fig_double_descent_$scale.yaml" ${few[@]+"${few[@]}"}
+# Other data orders from the same initial weights:
+sweep "configs/fig_double_descent_order_$scale.yaml" ${fewer[@]+"${fewer[@]}"}
+load="$runs/double_descent"
+if [ "$scale" = cpu ]; then
+  rates="0.2 0.0 0.1" planes=40 points=200 shown='width=1|3|4|6|12' late='width=4|12'
+else
+  rates="0.2 0.0" planes=1000 points=5000 shown='width=1|4|7|10|20|64' late='width=10|64'
+fi
+
+measures() { # of the networks of one noise rate
+  local chosen=(--select "noise_rate=$1")
+  maps "${chosen[@]}" --planes "$planes"                                  # Figures 11 and 18, test images
+  maps "${chosen[@]}" --planes "$planes" --anchors random --split train   # Figure 10, training images
+  for base in all correct mislabelled; do                                 # Figure 12
+    if [ "$1" = 0.0 ] && [ "$base" != all ]; then continue; fi
+    tool -m regions.margins --load_net "$load" "${chosen[@]}" --base "$base" --split train --points "$points" \
+      --directions 10
+  done
+}
+started=()
+for rate in $rates; do measures "$rate" & started+=($!); done
+for one in "${started[@]}"; do wait "$one"; done
+
+tool -m double_descent.measure --load_net "$load" --select 'order_seed=0|1|2'
+tool -m double_descent.measure --load_net "$load" --select init_seed=0 noise_rate=0.2
+tool -m double_descent.measure --load_net "$load" --select 'order_seed=0|1|2' noise_rate=0.2 "$late" --along epoch \
+  --group_by noise_rate,width
+one=(--column_by width --group_by noise_rate --split train --resolution 100 --select init_seed=0 order_seed=0 "$shown")
+tool main.py --load_net "$load" --anchors one_mislabelled --plot_path "$made/figures/wrong" \
+  --save_triplets "$made/figures/wrong.json" "${one[@]}" noise_rate=0.2                      # Figure 9
+[ "$dry" = 1 ] && exit 0
+ids=$(python -c 'import json, sys; print(*json.load(open(sys.argv[1]))["triplets"][0], sep=",")' "$made/figures/wrong.json")
+tool main.py --load_net "$load" --imgs "$ids" --plot_path "$made/figures/both" "${one[@]}" 'noise_rate=0.0|0.2'  # Figures 7, 8
+python -m double_descent.claims "$made"

@@ -26,7 +26,8 @@ def deep(folder):
     if not found:
         raise FileProblem(f"{folder}: no results of double_descent.measure along the width with {NOISY} and {CLEAN}")
     table = Table(max(found, key=lambda pair: pair[0])[1])
-    return [*peak(table), *regions(table), *margins(table), *ensembles(table)]
+    return [*peak(table, "test_error", "test error", True), *peak(table, "test_loss", "test loss", None),
+            *regions(table), *margins(table), *ensembles(table)]
 
 
 class Table:
@@ -111,32 +112,36 @@ def claim(name, figure, statement, found, n, published, protocol, threshold, dir
                  judge(low, high, threshold, direction), COMMAND)
 
 
-def peak(table):
-    errors, clean = table.curve("test_error"), table.curve("test_error", CLEAN)
-    top, before = rise(errors.mean(0))
-    widths, n = table.widths, len(errors)
-    words = f"20 % label noise; seeds of initial weights and order; peak at width {widths[top]}"
-    paired = f"{words}, paired over {n} seeds; the places are those of the mean curve"
+def peak(table, name, words, published):
+    """Claims of the peak of one measure: the paper's of the test error, and the same of the test loss."""
+    curves, clean = table.curve(name), table.curve(name, CLEAN)
+    top, before = rise(curves.mean(0))
+    widths, n = table.widths, len(curves)
+    setting = f"20 % label noise; seeds of initial weights and order; peak at width {widths[top]}"
+    paired = f"{setting}, paired over {n} seeds; the places are those of the mean curve"
+    key, figure = name.removeprefix("test_"), "Figure 6" if published else "beyond the paper"
     out = [
-        claim("rises", "Figure 6", "with label noise, the test error rises to a peak above a narrower network's",
-              results.bootstrap(errors[:, top] - errors[:, before]), n, ".25 at k = 4, .3-.35 at k = 8-10",
+        claim(f"{key}-rises", figure, f"with label noise, the {words} rises to a peak above a narrower network's",
+              results.bootstrap(curves[:, top] - curves[:, before]), n,
+              published and ".25 at k = 4, .3-.35 at k = 8-10",
               f"{paired}; the minimum before it is at width {widths[before]}", 0, "above"),
-        claim("falls", "Figure 6", "beyond the peak the test error falls again",
-              results.bootstrap(errors[:, top] - errors[:, -1]), n, ".3-.35 at k = 8-10, .20 at k = 64",
+        claim(f"{key}-falls", figure, f"beyond the peak the {words} falls again",
+              results.bootstrap(curves[:, top] - curves[:, -1]), n, published and ".3-.35 at k = 8-10, .20 at k = 64",
               f"{paired}, against width {widths[-1]}", 0, "above"),
     ]
-    own = [[curve[rise(curve)[0]] - curve[rise(curve)[1]] for curve in curves] for curves in (errors, clean)]
-    out.append(claim("noise", "Figure 6", "without label noise the peak is absent or smaller",
-                     results.bootstrap(np.subtract(*own)), n, "no clear double descent without noise",
-                     f"{words}; largest rise of each seed's own curve, with noise less without, paired over {n} seeds",
-                     0, "above"))
+    own = [[curve[rise(curve)[0]] - curve[rise(curve)[1]] for curve in each] for each in (curves, clean)]
+    out.append(claim(f"{key}-noise", figure, f"without label noise the peak of the {words} is absent or smaller",
+                     results.bootstrap(np.subtract(*own)), n, published and "no clear double descent without noise",
+                     f"{setting}; largest rise of each seed's own curve, with noise less without, paired over {n} "
+                     "seeds", 0, "above"))
     if table.threshold is not None:
         at = widths.index(table.threshold)
         out.append(claim(
-            "threshold", "Figure 16", "the peak stands where the noisy training set is just fitted (within one step of "
-            "the grid of widths)", located(Mean(errors), lambda c: rise(c)[0] - at), n,
-            "peak and interpolation near k = 10", f"{words}; steps from width {table.threshold}, the smallest with a "
-            "training error below 5 %; seeds drawn anew", STEP, "between"))
+            f"{key}-threshold", "Figure 16" if published else figure, f"the peak of the {words} stands where the noisy "
+            "training set is just fitted (within one step of the grid of widths)",
+            located(Mean(curves), lambda c: rise(c)[0] - at), n, published and "peak and interpolation near k = 10",
+            f"{setting}; steps from width {table.threshold}, the smallest with a training error below 5 %; seeds drawn "
+            "anew", STEP, "between"))
     return out
 
 

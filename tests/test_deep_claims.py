@@ -14,7 +14,8 @@ ERROR = {"noise_rate=0.2": [0.8, 0.6, 0.7, 0.65, 0.5], "noise_rate=0.0": [0.8, 0
 
 def written(folder, **changes):
     """results.json of a drawn sweep: three seeds, a little apart; changes: {measure: curve} with noise."""
-    drawn = {"test_error": None, "fragments_random_train": [9, 10, 16, 12, 8], "margin_all_train": [5, 4, 2, 3, 4],
+    drawn = {"test_error": None, "test_loss": [2.1, 2.0, 2.3, 2.2, 1.9],
+             "fragments_random_train": [9, 10, 16, 12, 8], "margin_all_train": [5, 4, 2, 3, 4],
              "margin_mislabelled_train": [5, 4, 2, 3, 4], "reproducibility_distinct_test": [0.6, 0.7, 0.5, 0.6, 0.7],
              "ensemble_gain_of_2": [0.01, 0.02, 0.08, 0.05, 0.03], **changes}
     models, cells = [], []
@@ -22,7 +23,9 @@ def written(folder, **changes):
         for w, x in enumerate(WIDTHS):
             first = len(models)
             for s in SEEDS:
-                curves = {k: (errors if k == "test_error" and v is None else v) for k, v in drawn.items()}
+                curves = {k: errors if v is None else v for k, v in drawn.items()}
+                if group == "noise_rate=0.0":
+                    curves["test_loss"] = sorted(curves["test_loss"], reverse=True)
                 values = {k: v[w] + 0.001 * s for k, v in curves.items()}
                 models.append({"group": group, "x": x, "init_seed": s, **values})
             pairs = {k: [[first + i, first + j, drawn[k][w]] for i, j in ((0, 1), (0, 2), (1, 2))]
@@ -49,15 +52,15 @@ def test_the_peak_is_the_largest_rise_above_an_earlier_value(curve, found):
 def test_a_drawn_double_descent_holds_every_claim(tmp_path):
     written(tmp_path)
     found = judged(tmp_path)
-    assert len(found) == 10 and {c.verdict for c in found.values()} == {"holds"}
-    assert found["rises"].value == pytest.approx(0.1) and found["falls"].value == pytest.approx(0.2)
-    assert found["threshold"].value == -1 and found["fragmentation"].value == 0
+    assert len(found) == 14 and {c.verdict for c in found.values()} == {"holds"}
+    assert found["error-rises"].value == pytest.approx(0.1) and found["error-falls"].value == pytest.approx(0.2)
+    assert found["error-threshold"].value == -1 and found["fragmentation"].value == 0
     assert found["margin-all"].value == pytest.approx(2)
     assert found["ensemble-narrower"].value == pytest.approx(0.06)
 
 
 @pytest.mark.parametrize(("name", "curve", "fails"), [
-    ("test_error", [0.8, 0.7, 0.6, 0.5, 0.4], {"rises", "noise"}),
+    ("test_error", [0.8, 0.7, 0.6, 0.5, 0.4], {"error-rises", "error-noise"}),
     ("fragments_random_train", [4, 5, 6, 7, 8], {"fragmentation"}),
     ("reproducibility_distinct_test", [0.3, 0.4, 0.5, 0.6, 0.5], {"reproducibility"}),
     ("margin_mislabelled_train", [5, 4, 3, 2, 1], {"margin-mislabelled"}),
@@ -77,7 +80,7 @@ def test_seeds_that_disagree_leave_it_undecided(tmp_path):
         if row["group"] == "noise_rate=0.2" and row["x"] == 3:
             row["test_error"] += (-0.18, 0.0, 0.12)[row["init_seed"]]
     path.write_text(json.dumps(held))
-    assert judged(tmp_path)["rises"].verdict == "not decided"
+    assert judged(tmp_path)["error-rises"].verdict == "not decided"
 
 
 def test_missing_networks_are_named(tmp_path):

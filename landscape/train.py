@@ -281,9 +281,9 @@ def time_run(args, device, prepared=None, penalty=None):
     points = math.ceil(args.epochs / args.eval_every) if args.eval_every else 1
     steps = args.epochs * steps_per_epoch(len(data.train), args.bs)
     said = {"seconds": steps * mean, "low": steps * low, "high": steps * high}
-    said = {k: round(v + points * evaluation, 3) for k, v in said.items()}
+    said = {k: v + points * evaluation for k, v in said.items()}
     print("timed: " + json.dumps({**said, "steps": steps, "step": mean, "evaluation": evaluation,
-                                  "measuring": round(time.monotonic() - began, 3)}))
+                                  "measuring": time.monotonic() - began}))
     return 0
 
 

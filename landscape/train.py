@@ -278,7 +278,7 @@ def time_run(args, device, prepared=None, penalty=None):
     mean, low, high = (math.fsum(part) / max(len(part), 1) for part in (took, took[:half], took[-half:]))
     curves = [images for images in (data.val, data.test) if len(images)]
     evaluation = sum(evaluation_seconds(network, images, described["preprocessing"], args.eval_bs) for images in curves)
-    points = math.ceil(args.epochs / args.eval_every) if args.eval_every else 1
+    points = max(1, math.ceil(args.epochs / args.eval_every)) if args.eval_every else 1
     steps = args.epochs * steps_per_epoch(len(data.train), args.bs)
     said = {"seconds": steps * mean, "low": steps * low, "high": steps * high}
     said = {k: v + points * evaluation for k, v in said.items()}

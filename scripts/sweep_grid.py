@@ -26,6 +26,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from landscape import cli, runs
@@ -212,14 +213,13 @@ class Member:
 class Sweep:
     """The members of a grid in order, and what earlier calls left in its folder, home. columns: the script's own names
     of what varies. identity: what home is named by. jobs: {number: {"job": id, "starts": those before it}} as submitted
-    to a cluster; queue: {job id: its state} of the jobs that the cluster still knows."""
+    to a cluster."""
 
     home: Path
     members: list
     columns: list
     identity: dict
     jobs: dict
-    queue: dict
 
     @classmethod
     def read(cls, args):
@@ -270,7 +270,12 @@ class Sweep:
                                "or choose another --runs folder")
         jobs = runs.read_json(home / "jobs.json") if (home / "jobs.json").exists() else {}
         varied = [dest for dest, (section, _) in origin.items() if section != "base"]
-        return cls(home, members, varied, identity, jobs, slurm_queue() if jobs else {})
+        return cls(home, members, varied, identity, jobs)
+
+    @cached_property
+    def queue(self):
+        """{job id: state} of the jobs that the cluster still knows."""
+        return slurm_queue() if self.jobs else {}
 
     def sign(self):
         """Write down whose folder home is."""

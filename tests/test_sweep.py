@@ -582,6 +582,8 @@ def test_what_becomes_of_jobs_is_said(slurm, capsys, monkeypatch):
     program(slurm, "squeue", "raise SystemExit('slurm_load_jobs error: Unable to contact slurm controller')")
     with pytest.raises(FileProblem, match="squeue does not answer.*Unable to contact"):
         sweep.main(submit)
+    with pytest.raises(FileProblem, match="no run of .* is finished"):
+        sweep.main(["collect", path])  # which asks the folders alone
 
 
 def test_without_submitit_or_slurm_a_cluster_is_refused(here, monkeypatch):

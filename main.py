@@ -61,6 +61,10 @@ def main(argv=None):
         raise UsageError(f"--save_net {args.save_net}: a name is expected, not a path; runs lie under --runs")
     if args.dry_run:
         return plan(args)
+    if args.time_steps and not args.load_net:
+        from landscape import train
+
+        return train.time_run(args, cli.set_up_device(args))
     if args.load_net:
         sources = runs.find_models(args.load_net, args.group_by.split(","), args.select)
         if args.ids == "none":

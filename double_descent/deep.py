@@ -34,6 +34,10 @@ def main(argv=None):
         print(f"{state}: {path}\n{args.net} of width {args.width} on {args.dataset}, {args.noise_rate:.0%} "
               f"{args.noise_kind} label noise, {args.epochs} epochs")
         return 0
+    if args.time_steps:
+        from landscape import train
+
+        return train.time_run(args, cli.set_up_device(args))
     with runs.start("double_descent", args) as run:
         if not run.finished:
             from landscape import train

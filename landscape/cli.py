@@ -26,6 +26,11 @@ NOISE_KINDS = ("symmetric", "uniform", "asymmetric")
 SMOKE_CAPS = {"epochs": 1, "train_size": 96, "val_size": 32, "bs": 48, "planes": 3, "resolution": 8, "warmup": 0,
               "points": 6, "directions": 2}
 
+# Settings that change what a training computes and not how long it takes: runs that differ in these alone cost alike.
+SAME_COST = ("seed", "init_seed", "order_seed", "augment_seed", "data_seed", "noise_seed", "plane_seed", "noise_rate",
+             "noise_file", "lr", "momentum", "weight_decay", "scheduler", "milestones", "warmup", "label_smoothing",
+             "mixup_alpha", "cutmix_beta", "adv_epsilon", "adv_step", "distill_temp", "normalize")
+
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the example at the head as it stands and shows each default that says something."""
@@ -319,6 +324,8 @@ def add_training(parser):
                    help="keep the weights after these epochs (0: before the first), all, or every=K")
     g.add_argument("--eval_every", type=natural, default=1, metavar="EPOCHS",
                    help="epochs between points of the validation and test curves; 0: only at the end")
+    parser.add_argument("--time_steps", type=natural, default=0, metavar="N",
+                        help="only time N steps of the training, print what all of it would take, and write nothing")
 
 
 def add_seeds(parser):

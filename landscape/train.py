@@ -5,9 +5,12 @@ order_seed, augmentation (keyed by image) from augment_seed, dropout from order_
 that is stopped at any step and resumed gives the same weights to the bit on a CPU.
 """
 
+import argparse
+import json
 import math
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -220,6 +223,76 @@ def fit(network, data, args, run, described, penalty=None):
         progress.close()
         run.save_weights("model", network.state_dict(), described)
         return final_results(network, data, args, run, described, state["best"])
+
+
+class Enough(Exception):
+    """The stopwatch has seen enough steps."""
+
+
+class Stopwatch:
+    """What fit is given in the place of a runs.Run, to time its steps: it notes when each one ends, keeps nothing, and
+    raises Enough after `steps` of them, or after three once LONGEST seconds have passed."""
+
+    LONGEST = 20.0
+    path = Path("timing")
+
+    def __init__(self, steps):
+        self.steps, self.ends = steps, []
+
+    def save_state(self, state):
+        self.ends.append(time.monotonic())
+        passed = self.ends[-1] - self.ends[0]
+        if len(self.ends) > self.steps or (passed > self.LONGEST and len(self.ends) > 3):
+            raise Enough
+
+    def save_weights(self, *_):
+        """A timed network is thrown away."""
+
+    log = save_weights
+
+    def load_state(self):
+        return None
+
+    def metrics(self):
+        return []
+
+
+def time_run(args, device, prepared=None, penalty=None):
+    """Time args.time_steps steps of the training that args describe, and print what the whole of it would take, as one
+    line `timed: JSON`: seconds of steps and of the evaluations between them; low and high, if all steps took as long
+    as the faster and as the slower half; steps; step, evaluation in seconds; measuring, what this took. Writes nothing.
+
+    The first quarter of the steps warms up and does not count. prepared, penalty: as in train and fit.
+    """
+    data, network, described = prepared or prepare(args, device)
+    network = network.to(device)
+    began = time.monotonic()
+    watch = Stopwatch(args.time_steps)
+    timed = argparse.Namespace(**{**vars(args), "save_every": 0.0, "eval_every": 0, "snapshots": ""})
+    with suppress(Enough):
+        fit(network, data, timed, watch, described, penalty)
+    took = [b - a for a, b in pairwise([began, *watch.ends])]
+    took = sorted(took[max(1, len(took) // 4):] or took)
+    half = (len(took) + 1) // 2
+    mean, low, high = (math.fsum(part) / max(len(part), 1) for part in (took, took[:half], took[-half:]))
+    curves = [images for images in (data.val, data.test) if len(images)]
+    evaluation = sum(evaluation_seconds(network, images, described["preprocessing"], args.eval_bs) for images in curves)
+    points = max(1, math.ceil(args.epochs / args.eval_every)) if args.eval_every else 1
+    steps = args.epochs * steps_per_epoch(len(data.train), args.bs)
+    said = {"seconds": steps * mean, "low": steps * low, "high": steps * high}
+    said = {k: v + points * evaluation for k, v in said.items()}
+    print("timed: " + json.dumps({**said, "steps": steps, "step": mean, "evaluation": evaluation,
+                                  "measuring": time.monotonic() - began}))
+    return 0
+
+
+def evaluation_seconds(network, images, normalize, bs):
+    """Seconds of scoring all these images, from at most 256 of them, after 32 to warm up."""
+    part = images.subset(torch.arange(min(len(images), 256)))
+    evaluate.score(network, part.subset(torch.arange(min(len(part), 32))), normalize, bs)
+    began = time.monotonic()
+    evaluate.score(network, part, normalize, bs)
+    return (time.monotonic() - began) * len(images) / len(part)
 
 
 def take_step(network, forward, objective, batch, args, optimiser, scaler, penalty=None):

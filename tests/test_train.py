@@ -1,6 +1,8 @@
 """The training loop against a plain twin, schedules at exact steps, and what it writes."""
 
+import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -235,3 +237,27 @@ def test_compiled_training_is_the_same_training(tmp_path, monkeypatch):
     assert not used
     _, compiled, _ = trained(tmp_path, epochs=1, train_size=64, compile=True)
     assert used and all(torch.allclose(plain[k], compiled[k], atol=1e-5) for k in plain)
+
+
+# ---- what it would take --------------------------------------------------------------------------------------------
+
+def test_a_training_says_what_all_of_it_would_take_and_writes_nothing(tmp_path, capsys):
+    args = settings(tmp_path, epochs=30, time_steps=8)
+
+    def slow(network):
+        time.sleep(0.02)
+        return 0 * next(network.parameters()).sum()
+
+    train.time_run(args, torch.device("cpu"), penalty=slow)
+    said = json.loads(capsys.readouterr().out.removeprefix("timed: "))
+    assert said["steps"] == 150 and 0.02 < said["step"] < 0.2 and said["measuring"] < 5
+    assert said["seconds"] == pytest.approx(150 * said["step"] + 30 * said["evaluation"], abs=2e-3)
+    assert 150 * 0.02 < said["low"] <= said["seconds"] <= said["high"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("changes", "steps"), [({"epochs": 0}, 0), ({"epochs": 1, "bs": 150}, 1)])
+def test_the_shortest_trainings_are_timed_too(tmp_path, capsys, changes, steps):
+    train.time_run(settings(tmp_path, time_steps=8, **changes), torch.device("cpu"))
+    said = json.loads(capsys.readouterr().out.removeprefix("timed: "))
+    assert said["steps"] == steps and said["seconds"] > 0 and (said["step"] > 0) == (steps > 0)

@@ -606,7 +606,7 @@ def run_source(folder, group_by):
     if unknown:
         raise UsageError(f"--group_by {unknown[0]}: the runs have no such setting")
     words = [models.canonical(config[k]) if k == "net" else f"{k}={config[k]}" for k in group_by
-             if (k, config[k]) != ("width", 0)]
+             if config[k] not in (None, "") and (k, config[k]) != ("width", 0)]
     return Source(folder, " ".join(words) or "all", config.get("save_net") or folder.name, config)
 
 

@@ -27,7 +27,7 @@ QUANTILES = {"low": 0.1, "median": 0.5, "high": 0.9}
 def make_parser():
     parser = cli.Parser("python -m double_descent.polynomial", __doc__)
     g = parser.group("data", named=True)
-    g.add_argument("--train_points", "--points", type=ranges, default="15", metavar="N,N-N,…",
+    g.add_argument("--train_points", "--points", type=ranges(MOST), default="15", metavar="N,N-N,…",
                    help="training points, uniform in [-1, 1]; several make a sweep")
     g.add_argument("--repeats", type=cli.positive, default=None,
                    help="training sets (default: 100; 30 with --as_published)")
@@ -38,7 +38,7 @@ def make_parser():
     g = parser.group("features", named=True)
     g.add_argument("--basis", default=None, metavar="NAME,NAME,…",
                    help=f"{', '.join(BASES)} (default: legendre,orthonormal; legendre with --as_published)")
-    g.add_argument("--degrees", type=ranges, default="1-25,30,40,50,100,200", metavar="P,P-P,…",
+    g.add_argument("--degrees", type=ranges(MOST), default="1-25,30,40,50,100,200", metavar="P,P-P,…",
                    help="numbers of features; of polynomials the degrees 1 to P, without a constant")
     g = parser.group("statistics", named=True)
     g.add_argument("--level", type=cli.number(0.5, 0.9999), default=0.95, help="of the intervals")
@@ -98,16 +98,19 @@ def counts(text):
     for part in text.split(","):
         first, _, last = part.partition("-")
         first, last = cli.positive(first), cli.positive(last or first)
-        if last < first or last > MOST:
-            raise argparse.ArgumentTypeError(f"{part} does not ascend" if last < first else f"{last} is above {MOST}")
+        if last < first:
+            raise argparse.ArgumentTypeError(f"{part} does not ascend")
         out |= set(range(first, last + 1))
     return sorted(out)
 
 
-def ranges(text):
-    """A type for add_argument: the text, where `counts` can read it."""
-    counts(text)
-    return text
+def ranges(most):
+    """A type for add_argument: a text that `counts` can read, its numbers at most so large."""
+    def check(text):
+        if (last := counts(text)[-1]) > most:
+            raise argparse.ArgumentTypeError(f"{last} is above {most}")
+        return text
+    return check
 
 
 # ---- data and features ---------------------------------------------------------------------------------------------

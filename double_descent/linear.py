@@ -1,6 +1,6 @@
 """Linear double descent: errors of least squares against the number of training rows, and what removes the peak.
 
-    python -m double_descent.linear --tables diabetes,student_teacher
+    python -m double_descent.linear
 
 Schaeffer et al. 2023 (arXiv 2303.14151). Of every size it fits --repeats training sets; all other rows are the test
 set. Ablations: small singular values cut off; only leading modes; test rows drawn in to where training rows vary; no
@@ -10,12 +10,10 @@ them. What each measure is stands in the README; a CSV file is read by the rule 
 text and rows with gaps are left out, and said.
 """
 
-import re
-
+from double_descent.polynomial import counts, ranges
 from landscape import cli, runs
 from landscape.errors import UsageError
 
-BUNDLED = "diabetes,student_teacher"
 PUBLISHED = {"no_intercept": True, "scaling": "none", "split_by": "row"}
 MODES = {"student_teacher": "5,10,15,20"}  # the paper's; of other tables 1 to 10
 CUTOFFS = "0.001,0.00316,0.01,0.0316,0.1,0.316,1"
@@ -57,7 +55,7 @@ def make_parser():
                         "and test on the other half, drawn anew in each repeat")
     g = parser.group("fits", named=True)
     g.add_argument("--repeats", type=cli.positive, default=50, help="training sets of each size")
-    g.add_argument("--sizes", default="1-39", metavar="N,A-B,…", help="training rows")
+    g.add_argument("--sizes", type=ranges(100_000), default="1-39", metavar="N,A-B,…", help="training rows")
     g.add_argument("--no_intercept", action="store_true", help="fit and centre nothing")
     g.add_argument("--scaling", default="train", choices=("train", "all", "none"),
                    help="each feature by its standard deviation in the training rows, in all rows, or not at all")
@@ -68,7 +66,7 @@ def make_parser():
     g = parser.group("ablations and attacks", named=True)
     g.add_argument("--cutoffs", default=CUTOFFS, metavar="C,…",
                    help="least singular value kept, as a share of the largest (--as_published: absolute)")
-    g.add_argument("--modes", default="", metavar="K,A-B,…",
+    g.add_argument("--modes", type=ranges(100_000), default=None, metavar="K,A-B,…",
                    help="leading modes kept (default: 1-10, of student_teacher 5,10,15,20)")
     g.add_argument("--ratios", default="1,10,100", metavar="R,…",
                    help="most that test rows may vary along a mode, in the training rows' mean square")
@@ -130,7 +128,7 @@ def resolved(argv):
     if args.no_intercept and args.scaling == "train" and "scaling" not in args.differs:
         args.scaling = "all"  # rows of one size have no deviation of their own
     if args.smoke and not args.tables and not args.csv:
-        args.tables = BUNDLED
+        args.tables = "diabetes"
     return args
 
 
@@ -162,38 +160,24 @@ def settings_of(args, table):
     """The fits.Settings of a table. UsageError where it has too few rows for the sizes."""
     from double_descent.fits import Settings
 
-    sizes = wholes("--sizes", args.sizes)
+    sizes = counts(args.sizes)
     most = len(table.y) - 2
     if args.split_by != "row":
         import numpy as np
 
-        counts = np.sort(np.unique(table.groups, return_counts=True)[1])
-        if len(counts) < 4:
-            raise UsageError(f"--split_by {args.split_by}: {table.name} has {len(counts)} values of it; 4 are needed")
-        most = int(counts[:len(counts) - len(counts) // 2].sum())
+        rows = np.sort(np.unique(table.groups, return_counts=True)[1])
+        if len(rows) < 4:
+            raise UsageError(f"--split_by {args.split_by}: {table.name} has {len(rows)} values of it; 4 are needed")
+        most = int(rows[:len(rows) - len(rows) // 2].sum())
     if sizes[-1] > most:
         raise UsageError(f"--sizes {args.sizes}: {table.name} has {len(table.y)} rows, which leaves at most {most} for "
                          f"training; give --sizes 1-{most} or less")
     dim = table.x.shape[1]
-    modes = wholes("--modes", args.modes or MODES.get(table.name, "1-10"))
+    modes = counts(args.modes or MODES.get(table.name, "1-10"))
     budgets = args.budgets or ("0,0.1,0.316,1,3.16,10,31.6" if args.as_published else "0,0.01,0.0316,0.1,0.316,1")
-    return Settings(sizes, numbers("--cutoffs", args.cutoffs), tuple(k for k in modes if k <= dim) or (dim,),
+    return Settings(tuple(sizes), numbers("--cutoffs", args.cutoffs), tuple(k for k in modes if k <= dim) or (dim,),
                     numbers("--ratios", args.ratios), numbers("--budgets", budgets),
                     numbers("--lambdas", args.lambdas))
-
-
-def wholes(flag, text):
-    """'1-3,10' as (1, 2, 3, 10), sorted, each once."""
-    out = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        if not 1 <= first <= last:
-            raise UsageError(f"{flag} {text}: positive whole numbers or ranges are expected, such as 1-20,25,30")
-        if last > 100_000:
-            raise UsageError(f"{flag} {text}: {last} is more than 100,000")
-        out |= set(range(first, last + 1))
-    return tuple(sorted(out))
 
 
 def numbers(flag, text):

@@ -62,15 +62,17 @@ class Panel:
             ax.fill_between(self.x[seen], low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
         return drawn
 
-    def limits(self, *shown):
-        """Limits of a logarithmic axis of errors: below half the training error just over the threshold, and the
-        least of the curves shown that is not rounding; above the greatest."""
-        lines = np.concatenate([np.ravel(self.line(v)[0]) for v in (self.arrays["test_mse"], *shown)])
-        sizes = np.array(self.about["sizes"])
-        train = self.line(self.arrays["train_mse"])[0][sizes > self.about["parameters"]]
+    def limits(self, shown, train):
+        """Limits of a logarithmic axis of errors: above the greatest line or band; below the least line that is not
+        rounding and, with train, half the training error just over the threshold."""
+        lines = [self.line(v) for v in (self.arrays["test_mse"], *shown)]
         least = self.about["ideal_mse"] * FLOOR
-        held = np.concatenate([lines[lines > least], train[:1][train[:1] > least]])
-        return (0.5 * held.min(), 2 * lines.max()) if len(held) else (None, None)
+        low = np.concatenate([line for line, _, _ in lines])
+        if train:
+            over = np.array(self.about["sizes"]) > self.about["parameters"]
+            low = np.concatenate([low, self.line(self.arrays["train_mse"])[0][over][:1]])
+        low, high = low[low > least], max(lines[0][2].max(), *(line.max() for line, _, _ in lines))
+        return (0.5 * low.min(), 1.5 * high) if len(low) else ()
 
 
 def frame(held, rows=1, height=2.7):
@@ -81,11 +83,11 @@ def frame(held, rows=1, height=2.7):
     fig.subplots_adjust(left=0.6 / width, right=1 - 1.75 / width, bottom=0.45 / height, top=1 - 0.25 / height,
                         wspace=0.32, hspace=0.28)
     for panel, column in zip(held, axes.T):
-        column[0].set_title(f"{panel.about['name']} (D = {panel.about['features']})")
+        column[0].set_title(f"{panel.about['name'].replace('_', ' ')} (D = {panel.about['features']})")
     return fig, axes
 
 
-def against_size(panel, ax, ylabel, limits=True, shown=()):
+def against_size(panel, ax, ylabel, limits=True, shown=(), train=False):
     ax.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
     ax.set(xscale="log", yscale="log", xlabel=panel.xlabel, ylabel=ylabel)
     low, high = panel.x.min(), panel.x.max()
@@ -94,12 +96,13 @@ def against_size(panel, ax, ylabel, limits=True, shown=()):
     ax.xaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()  # they take two thirds of the time of drawing
     if limits:
-        ax.set_ylim(*panel.limits(*shown))
+        ax.set_ylim(*panel.limits(shown, train))
 
 
-def said(held, what):
-    """What lines and bands are, for a legend's title or a label."""
-    return f"{what}\n{'mean, 95 % of its error' if held[0].mean else 'median, 25 to 75 %'}"
+def said(held, what, band=True):
+    """What lines and bands are, for a legend's title."""
+    lines, bands = ("mean", "95 % of its error") if held[0].mean else ("median", "25 to 75 %")
+    return f"{what}\n({lines}, {bands})" if band else f"{what}\n({lines}s)"
 
 
 def beside(fig, handles, labels, title):
@@ -126,7 +129,7 @@ def errors(held):
         one = panel.draw(ax, panel.arrays["test_mse"], color=test)
         two = panel.draw(ax, panel.arrays["train_mse"], color=train, linestyle="-.")
         ideal = ax.axhline(panel.about["ideal_mse"], color="0.4", linestyle=":", linewidth=0.8)
-        against_size(panel, ax, "mean squared error" if ax is axes[0, 0] else "")
+        against_size(panel, ax, "mean squared error" if ax is axes[0, 0] else "", train=True)
     beside(fig, [one, two, ideal], ["test", "training", "best linear\nmodel of all rows"], said(held, "least squares"))
     return fig
 
@@ -135,20 +138,17 @@ def errors(held):
 def ablation(held, name, over, title):
     """Test (orange) and training error (blue) for each setting of an ablation."""
     fig, axes = frame(held)
-    longest = max(held, key=lambda panel: len(panel.about[over]))
-    pairs, plain = {}, None
+    pairs, values = {}, sorted({v for p in held for v in p.about[over]})
     for panel, ax in zip(held, axes[0]):
         shown = panel.arrays[f"{name}_test_mse"]
         for setting, test, train in zip(panel.about[over], shown, panel.arrays[f"{name}_train_mse"]):
-            values = sorted({v for p in held for v in p.about[over]})
             at = values.index(setting)
             colours = [shades(m, len(values))[at] for m in (TEST, TRAIN)]
             pair = (panel.draw(ax, test, color=colours[0], linewidth=1.1, band=False),
                     panel.draw(ax, train, color=colours[1], linewidth=0.9, band=False, linestyle="-."))
             pairs[setting] = pair
         plain = panel.draw(ax, panel.arrays["test_mse"], color="black", linewidth=0.9, linestyle=":", band=False)
-        against_size(panel, ax, "mean squared error" if ax is axes[0, 0] else "", shown=shown)
-    assert longest.about[over]
+        against_size(panel, ax, "mean squared error" if ax is axes[0, 0] else "", shown=shown, train=True)
     order = sorted(pairs)
     beside(fig, [plain, *(pairs[s] for s in order)], ["test, all kept", *(f"{s:g}" for s in order)],
            title + f"\n(test, training; {'means' if held[0].mean else 'medians'})")
@@ -173,8 +173,8 @@ def curves(held, measure, over, title, zero="", train=False):
         if train:
             handles["training, any c"] = panel.draw(ax, panel.arrays["train_mse"], color=shades(TRAIN, 1)[0],
                                                     linewidth=1, linestyle="-.", band=False)
-        against_size(panel, ax, "test error (MSE)" if ax is axes[0, 0] else "", shown=shown)
-    beside(fig, list(handles.values()), list(handles), said(held, title))
+        against_size(panel, ax, "test error (MSE)" if ax is axes[0, 0] else "", shown=shown, train=train)
+    beside(fig, list(handles.values()), list(handles), said(held, title, band=len(values) < 4))
     return fig
 
 
@@ -189,8 +189,8 @@ def no_residuals(held):
                      shown=[panel.arrays["noresidual_test_mse"]])
         sizes = np.array(panel.about["sizes"])
         if (sizes >= panel.about["parameters"]).any() and (sizes < panel.about["parameters"]).any():
-            ax.annotate("0 up to\nrounding", (0.05, 0.05), xycoords="axes fraction", color=shades(TEST, 1)[0],
-                        fontsize=7)
+            ax.annotate("0 up to rounding", (0.03, 0.05), xycoords="axes fraction", color=shades(TEST, 1)[0],
+                        fontsize=7, rotation=90)
     beside(fig, [plain, clean], ["targets as given", "targets of the best\nlinear model"], said(held, "test error"))
     return fig
 
@@ -220,7 +220,8 @@ def ridge(held):
                 (below[("N = P / 2", "N = P", "N = 2 P")[k]],) = column[1].plot(lambdas, line, color=f"C{(0, 1, 2)[k]}",
                                                                               linestyle=("-.", "-", "--")[k])
                 column[1].fill_between(lambdas, low, high, color=f"C{k}", alpha=0.15, linewidth=0)
-        column[1].set(xscale="log", yscale="log", xlabel="penalty λ", ylabel="test error (MSE)" * (column[1] is axes[1, 0]))
+        column[1].set(xscale="log", yscale="log", xlabel="penalty λ",
+                      ylabel="test error (MSE)" if column[1] is axes[1, 0] else "")
         column[1].minorticks_off()
     beside(fig, [*handles.values(), *below.values()], [*handles, *below], said(held, "ridge"))
     return fig
@@ -256,8 +257,7 @@ def decomposition(held, published):
         for name, (values, colour, style) in parts.items():
             handles[name] = panel.draw(ax, values, color=colour, linestyle=style, band=name == "variance")
         against_size(panel, ax, "part of the test error (MSE)" if ax is axes[0, 0] else "")
-        top = ax.get_ylim()[1]
-        ax.set_ylim(panel.about["ideal_mse"] * FLOOR * 10, top)
+        ax.set_ylim(bottom=panel.about["ideal_mse"] * FLOOR * 10)
     beside(fig, list(handles.values()), list(handles), said(held, "parts"))
     return fig
 

@@ -75,7 +75,8 @@ def test_as_published_gives_the_published_numbers(name):
              (found["noresidual_test_mse"][0].mean(), golden["noresidual"]),
              (found["attack_mode_test_mse"][1, at[dim]].mean(), golden["rows"]),
              (found["attack_target_test_mse"][1, at[dim]].mean(), golden["targets"]),
-             *zip(mean[five], golden["mean"].split()), *zip(np.median(found["test_mse"], axis=1)[five], golden["median"].split()),
+             *zip(mean[five], golden["mean"].split()),
+             *zip(np.median(found["test_mse"], axis=1)[five], golden["median"].split()),
              *zip(found["sigma_min"].mean(axis=1)[[at[n] for n in (1, dim, 39)]], golden["sigma"].split()),
              *zip(found["cutoff_test_mse"][:, at[dim]].mean(axis=1), golden["cutoff"].split()),
              *zip(found["mode_test_mse"][:, at[dim]].mean(axis=1), golden["mode"].values()),
@@ -343,8 +344,8 @@ def test_sets_that_are_not_there_are_left_out_by_name(tmp_path, capsys, monkeypa
 
 
 @pytest.mark.parametrize("flags, words", [
-    (["--sizes", "0-3"], "positive whole numbers"), (["--sizes", "5-2"], "positive whole numbers"),
-    (["--sizes", "x"], "such as 1-20,25,30"), (["--cutoffs", "a"], "numbers are expected"),
+    (["--sizes", "0-3"], "--sizes: 0 is not a positive"), (["--sizes", "5-2"], "5-2 does not ascend"),
+    (["--sizes", "x"], "'x' is not a whole number"), (["--cutoffs", "a"], "numbers are expected"),
     (["--budgets", "-1"], "numbers from 0"), (["--tables", "diabets"], "did you mean diabetes"),
     (["--tables", "diabetes", "--sizes", "1-500"], "at most 440"), (["--csv", "x.csv"], "go together"),
     (["--csv", "x.csv", "--target", "y", "--tables", "who"], "give one of the two"),

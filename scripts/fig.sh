@@ -1,6 +1,8 @@
 # Sourced by the fig_*.sh: reads --scale cpu|paper, --smoke, --dry_run and --jobs N, and enters .venv.
 # Sets scale, runs (the folder of all runs of that scale), jobs, and flags (what every program is given besides).
-# RUNS=DIR puts the runs elsewhere. At the end of a script, keep FILE ... copies small results into results/.
+# RUNS=DIR puts the runs elsewhere. At the end of a script, keep NAME FILE copies small results into results/$study,
+# which is regions unless the script has set another before.
+study=${study:-regions}
 scale=cpu jobs=2 flags=() dry=0
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -13,7 +15,7 @@ while [ $# -gt 0 ]; do
 done
 case "$scale" in cpu|paper) ;; *) echo "$(basename "$0"): --scale is cpu or paper, not $scale" >&2; exit 2 ;; esac
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-runs=${RUNS:-runs/regions_$scale}
+runs=${RUNS:-runs/${study}_$scale}
 smoke=0; for f in ${flags[@]+"${flags[@]}"}; do [ "$f" = --smoke ] && smoke=1; done
 made=$runs; [ "$smoke" = 1 ] && made=$runs/smoke
 
@@ -37,9 +39,9 @@ tool() { # tool PROGRAM [ARGUMENTS]: a measuring or drawing program on this scal
   python "$@" --runs "$runs" ${flags[@]+"${flags[@]}"}
 }
 
-keep() { # keep NAME FILE: into results/regions/NAME, at the CPU's scale and not in smoke mode
+keep() { # keep NAME FILE: into results/<study>/NAME, at the CPU's scale and not in smoke mode
   if [ "$dry" = 1 ] || [ "$smoke" = 1 ]; then return; fi
-  mkdir -p results/regions
+  mkdir -p results/$study
   local kept=$scale-$1
   case "$1" in
     *.png) kept=$(python -c 'import os, sys; from PIL import Image
@@ -52,12 +54,12 @@ if os.path.getsize(path) > 290_000:  # a figure in git is under 300 kB
     for quality in (92, 85, 75, 65):
         image.save(path, quality=quality, optimize=True)
         if os.path.getsize(path) < 290_000: break
-print(os.path.basename(path))' "$2" "results/regions/$kept") ;;
-    *) cp "$2" "results/regions/$kept" ;;
+print(os.path.basename(path))' "$2" "results/$study/$kept") ;;
+    *) cp "$2" "results/$study/$kept" ;;
   esac
-  local made_by=results/regions/made.txt  # file, command, commit
+  local made_by=results/$study/made.txt  # file, command, commit
   { grep -v "^$kept " "$made_by" 2>/dev/null || true
     echo "$kept  bash scripts/$(basename "$0") --scale $scale  $(git rev-parse --short HEAD)"; } | sort > "$made_by.new"
   mv "$made_by.new" "$made_by"
-  echo "kept: results/regions/$kept"
+  echo "kept: results/$study/$kept"
 }

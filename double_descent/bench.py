@@ -95,8 +95,8 @@ def linear_row(bench):
                 apart = np.divide(np.abs(mine - values), larger, where=larger > ZERO * (t.y**2).mean(),
                                   out=np.zeros(larger.shape))
                 for kind, among in ((True, easy), (False, ~easy)):
-                    most = apart[..., among].max(initial=0)
-                    worst[kind] = max(worst[kind], (float(most), f"{name} of {t.name}"))
+                    if among.any():
+                        worst[kind] = max(worst[kind], (float(apart[..., among].max()), f"{name} of {t.name}"))
         said = f"{worst[True][0]:.0e} apart at most (≤ {WORST[True]:.0e})"
         if worst[False][1]:
             said += (f", {worst[False][0]:.0e} (≤ {WORST[False]:.0e}) where a training set's condition is above "

@@ -22,7 +22,8 @@ from landscape.seeding import numpy_stream
 
 @dataclass(frozen=True)
 class Rules:
-    """How a model is fitted and attacked. scaling: train, all or none. relative: cut-offs are shares of the largest
+    """How a model is fitted and attacked. scaling: train, all or none; by standard deviations, or without an
+    intercept by root mean squares, since nothing is centred then. relative: cut-offs are shares of the largest
     singular value; budgets are shares of the median norm of a training row, and of the targets' standard deviation;
     signs are the worst ones. Else both are absolute, and signs those of the factorisation (as published)."""
 
@@ -74,10 +75,10 @@ def make_scene(table, rules, repeats, seed, published, by_group):
     """The Scene of a table. by_group: in each repeat half of the groups, at random, are for training, the others for
     testing; else every row that is not trained on is a test row."""
     x, y = table.x, table.y
-    if rules.intercept:  # fits do not change with units and origins; the rounding errors do
+    if rules.intercept:  # fits do not change with the origin, and scaled ones not with units; rounding errors do
         x = x - x.mean(axis=0)
-        if rules.scaling != "none":
-            x = x / x.std(axis=0)
+    if rules.scaling != "none":
+        x = x / np.sqrt((x**2).mean(axis=0))
     order = orders(len(y), repeats, seed, published)
     columns = np.column_stack([*([np.ones(len(y))] if rules.intercept else []), x, y])
     if by_group:
@@ -134,9 +135,9 @@ def fit(scene, size):
     if rules.intercept:
         centre, mean, mean_ideal = x.mean(axis=1), y.mean(axis=1), (y - scene.residual[rows]).mean(axis=1)
         x = x - centre[:, None]
-        if rules.scaling == "train":
-            scale = np.sqrt((x**2).mean(axis=1))
-            scale = np.where(scale > 1e-12, scale, np.inf)  # a feature that is constant in the training rows is none
+    if rules.scaling == "train":
+        scale = np.sqrt((x**2).mean(axis=1))
+        scale = np.where(scale > 1e-12, scale, np.inf)  # a feature that is constant in the training rows is none
         x = x / scale[:, None]
     y = y - mean[:, None]
     u, sigma, vt = np.linalg.svd(x, full_matrices=False)

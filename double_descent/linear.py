@@ -58,7 +58,8 @@ def make_parser():
     g.add_argument("--sizes", type=ranges(100_000), default="1-39", metavar="N,A-B,…", help="training rows")
     g.add_argument("--no_intercept", action="store_true", help="fit and centre nothing")
     g.add_argument("--scaling", default="train", choices=("train", "all", "none"),
-                   help="each feature by its standard deviation in the training rows, in all rows, or not at all")
+                   help="each feature by its standard deviation (with --no_intercept its root mean square) in the "
+                        "training rows, in all rows, or not at all")
     g.add_argument("--as_published", action="store_true",
                    help="the paper's procedure: --no_intercept --scaling none, absolute --cutoffs and --budgets, signs "
                         "as the factorisation has them, training rows the last N of RandomState(repeat).permutation")
@@ -125,8 +126,6 @@ def resolved(argv):
             if flag in args.differs and getattr(args, flag) != value:
                 raise UsageError(f"--as_published has its own {flag}: leave --{flag} out")
             setattr(args, flag, value)
-    if args.no_intercept and args.scaling == "train" and "scaling" not in args.differs:
-        args.scaling = "all"  # rows of one size have no deviation of their own
     if args.smoke and not args.tables and not args.csv:
         args.tables = "diabetes"
     return args
@@ -284,7 +283,7 @@ def write(args, run, found, rows):
     from landscape.results import write_csv
 
     write_csv(run.path / "linear.csv", rows, list(rows[0]))
-    run.sink.table("linear", [{k: "" if v is None else v for k, v in r.items()} for r in rows])
+    run.sink.table("linear", rows)
     for path in plot.draw(run.path, found, args.formats.split(","), run.path / "figures"):
         run.sink.image(path.stem, path)
         print(f"figure: {path}")

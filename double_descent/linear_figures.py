@@ -189,8 +189,9 @@ def no_residuals(held):
                      shown=[panel.arrays["noresidual_test_mse"]])
         sizes = np.array(panel.about["sizes"])
         if (sizes >= panel.about["parameters"]).any() and (sizes < panel.about["parameters"]).any():
-            ax.annotate("0 up to rounding", (0.03, 0.05), xycoords="axes fraction", color=shades(TEST, 1)[0],
-                        fontsize=7, rotation=90)
+            ax.set_ylim(bottom=0.1 * ax.get_ylim()[0])
+            ax.annotate("0 up to rounding", (0.03, 0.04), xycoords="axes fraction", color=shades(TEST, 1)[0],
+                        fontsize=6, rotation=90)
     beside(fig, [plain, clean], ["targets as given", "targets of the best\nlinear model"], said(held, "test error"))
     return fig
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REPEATS = 50
 PUBLISHED, RIGHT = fits.Rules(False, "none", False), fits.Rules(True, "train", True)
 RULES = {"published": PUBLISHED, "right": RIGHT, "scaled by all": fits.Rules(True, "all", True),
-         "centred only": fits.Rules(True, "none", True), "no intercept": fits.Rules(False, "all", True)}  # fmt: skip
+         "centred only": fits.Rules(True, "none", True), "no intercept": fits.Rules(False, "train", True)}  # fmt: skip
 
 
 def settings(sizes, modes=(1, 2, 3), budgets=(0, 0.1, 1, 10)):
@@ -103,9 +103,9 @@ def plain(held, rules, rows, others, chosen):
     if rules.intercept:
         x = x - x[rows].mean(axis=0)
     if rules.scaling == "train":
-        deviation = x[rows].std(axis=0)
+        deviation = np.sqrt((x[rows]**2).mean(axis=0))
         x = np.where(deviation > 0, x / np.where(deviation > 0, deviation, 1), 0)
-    elif rules.scaling == "all" and rules.intercept:
+    elif rules.scaling == "all":
         x = x / held.x.std(axis=0)
     a, t = x[rows], y[rows]
     mean, mean_best = (t.mean(), best[rows].mean()) if rules.intercept else (0.0, 0.0)
@@ -195,8 +195,6 @@ def plain(held, rules, rows, others, chosen):
                                         ("student_teacher", "no intercept")])  # fmt: skip
 def test_every_measure_is_that_of_a_plain_fit(name, kind):
     held, rules, sizes = table(name), RULES[kind], (2, 5, 12, 21, 30)
-    if kind == "no intercept":  # the twin leaves x as it is
-        held = tables.Table("scaled", held.features, held.x / held.x.std(axis=0), held.y)
     scene = fits.make_scene(held, rules, 3, 7, rules is PUBLISHED, False)
     chosen = settings(sizes)
     found = fits.measure(scene, chosen)
@@ -294,7 +292,7 @@ SMALL = ["--tables", "diabetes", "--repeats", "4", "--sizes", "1,5,9-11,20-22,30
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     root = tmp_path_factory.mktemp("linear")
-    assert linear.main([*SMALL, "--runs", str(root)]) == 0
+    assert linear.main([*SMALL, "--runs", str(root), "--wandb", "--wandb_mode", "offline"]) == 0
     (folder,) = root.glob("double_descent/linear_*")
     return folder
 
@@ -315,6 +313,13 @@ def test_a_run_holds_arrays_table_results_and_figures(done):
     assert {r["measure"] for r in rows} == {m for m in linear.MEASURES}
     assert {p.stem for p in (done / "figures").glob("*.png")} >= {"double_descent", "cutoffs", "modes", "features",
                                                                  "no_residuals", "ridge", "sigma_min"}  # fmt: skip
+
+
+def test_wandb_receives_the_table_and_the_figures(done):
+    pytest.importorskip("wandb")
+    sent = [f.name for f in done.glob("wandb/offline-run-*/files/media/**/*") if f.is_file()]
+    assert [n for n in sent if n.startswith("linear") and n.endswith(".table.json")]
+    assert {"double_descent", "cutoffs", "ridge"} <= {n.rsplit("_", 2)[0] for n in sent if n.endswith(".png")}
 
 
 def test_a_real_run_loads_no_torch(tmp_path):

@@ -1,8 +1,5 @@
 """What is claimed of deep double descent, judged on the results of double_descent.measure along the width."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 
 from landscape import results
@@ -17,15 +14,15 @@ RESAMPLES = 2000
 STEP = (-1.5, 1.5)
 
 
-def deep(folder):
-    """The claims of the newest results of double_descent.measure along the width under folder, whose cells hold several
-    seeds with and without noise. Raises FileProblem where there are none."""
-    found = [(path.stat().st_mtime, held) for path in Path(folder).rglob("deep_*/results.json")
-             if (held := json.loads(path.read_text())).get("kind") == "deep" and held["along"] == "width"
-             and {NOISY, CLEAN} <= set(held["threshold"])]
-    if not found:
-        raise FileProblem(f"{folder}: no results of double_descent.measure along the width with {NOISY} and {CLEAN}")
-    table = Table(max(found, key=lambda pair: pair[0])[1])
+def measured(results):
+    """Do these results of double_descent.measure hold what is judged: curves along the width, with and without noise?"""
+    return results["along"] == "width" and {NOISY, CLEAN} <= set(results["threshold"])
+
+
+def deep(folder, results):
+    """The claims of results.json of double_descent.measure (folder is not read). Raises FileProblem where a seed was
+    not measured at every width."""
+    table = Table(results)
     return [*peak(table, "test_error", "test error", True), *peak(table, "test_loss", "test loss", None),
             *regions(table), *margins(table), *ensembles(table)]
 
@@ -108,7 +105,7 @@ class MeanOfPairs:
 
 def claim(name, figure, statement, found, n, published, protocol, threshold, direction):
     value, low, high = found
-    return Claim(f"deep-double-descent-{name}", PAPER, figure, statement, value, low, high, n, published, protocol,
+    return Claim(f"deep:{name}", PAPER, figure, statement, value, low, high, n, published, protocol,
                  judge(low, high, threshold, direction), COMMAND)
 
 

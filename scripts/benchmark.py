@@ -23,7 +23,8 @@ if __name__ == "__main__":
 from landscape import cli, runs  # noqa: E402
 from landscape.errors import ContentError, UsageError  # noqa: E402
 
-MODULES = ("scripts.bench_training", "regions.bench")  # each holds ROWS: name -> function of a Bench
+# Each holds ROWS: name -> function of a Bench.
+MODULES = ("scripts.bench_training", "regions.bench", "double_descent.bench")
 
 
 @dataclass(frozen=True)

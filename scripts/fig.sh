@@ -1,6 +1,8 @@
 # Sourced by the fig_*.sh: reads --scale cpu|paper, --smoke, --dry_run and --jobs N, and enters .venv.
-# A script of another study than regions sets study=NAME first. Sets scale, runs (the folder of all runs of that scale), jobs, and flags (what every program is given besides).
-# RUNS=DIR puts the runs elsewhere. At the end of a script, keep FILE ... copies small results into results/.
+# Sets scale, runs (the folder of all runs of that scale), jobs, and flags (what every program is given besides).
+# RUNS=DIR puts the runs elsewhere. At the end of a script, keep NAME FILE copies small results into results/$study,
+# which is regions unless the script has set another before.
+study=${study:-regions}
 scale=cpu jobs=2 flags=() dry=0
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -13,7 +15,6 @@ while [ $# -gt 0 ]; do
 done
 case "$scale" in cpu|paper) ;; *) echo "$(basename "$0"): --scale is cpu or paper, not $scale" >&2; exit 2 ;; esac
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-study=${study:-regions}
 runs=${RUNS:-runs/${study}_$scale}
 smoke=0; for f in ${flags[@]+"${flags[@]}"}; do [ "$f" = --smoke ] && smoke=1; done
 made=$runs; [ "$smoke" = 1 ] && made=$runs/smoke
@@ -38,7 +39,7 @@ tool() { # tool PROGRAM [ARGUMENTS]: a measuring or drawing program on this scal
   python "$@" --runs "$runs" ${flags[@]+"${flags[@]}"}
 }
 
-keep() { # keep NAME FILE: into results/$study/NAME, at the CPU's scale and not in smoke mode
+keep() { # keep NAME FILE: into results/<study>/NAME, at the CPU's scale and not in smoke mode
   if [ "$dry" = 1 ] || [ "$smoke" = 1 ]; then return; fi
   mkdir -p results/$study
   local kept=$scale-$1

@@ -41,4 +41,6 @@ tool main.py --load_net "$load" --anchors one_mislabelled --plot_path "$made/fig
 [ "$dry" = 1 ] && exit 0
 ids=$(python -c 'import json, sys; print(*json.load(open(sys.argv[1]))["triplets"][0], sep=",")' "$made/figures/wrong.json")
 tool main.py --load_net "$load" --imgs "$ids" --plot_path "$made/figures/both" "${one[@]}" 'noise_rate=0.0|0.2'  # Figures 7, 8
-python -m double_descent.claims "$made"
+out=results/double_descent/claims.json
+[ "$smoke" = 1 ] && out=$made/claims.json
+python -m double_descent.claims "$made/double_descent" --out "$out"

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from double_descent import deep_claims
+from double_descent import claims, deep_claims
+from landscape import claims as ledger
 from landscape.errors import FileProblem
 
 WIDTHS, SEEDS = [1, 2, 3, 4, 6], [0, 1, 2]
@@ -39,7 +40,9 @@ def written(folder, **changes):
 
 
 def judged(folder):
-    return {c.id.removeprefix("deep-double-descent-"): c for c in deep_claims.deep(folder)}
+    held = json.loads((folder / "deep_x" / "results.json").read_text())
+    assert deep_claims.measured(held)
+    return {c.id.removeprefix("deep:"): c for c in deep_claims.deep(folder, held)}
 
 
 @pytest.mark.parametrize(("curve", "found"), [
@@ -84,12 +87,23 @@ def test_seeds_that_disagree_leave_it_undecided(tmp_path):
 
 
 def test_missing_networks_are_named(tmp_path):
-    with pytest.raises(FileProblem, match="double_descent.measure"):
-        deep_claims.deep(tmp_path)
     written(tmp_path)
     path = tmp_path / "deep_x" / "results.json"
     held = json.loads(path.read_text())
     held["models"] = [m for m in held["models"] if (m["x"], m["init_seed"]) != (3, 1)]
     path.write_text(json.dumps(held))
     with pytest.raises(FileProblem, match=r"'noise_rate=0.2', 3, 1"):
-        deep_claims.deep(tmp_path)
+        judged(tmp_path)
+
+
+def test_the_command_judges_the_results_with_most_networks(tmp_path):
+    written(tmp_path)
+    held = json.loads((tmp_path / "deep_x" / "results.json").read_text())
+    for folder, more in (("deep_y", {"along": "epoch"}), ("deep_z", {"models": held["models"][:3]})):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "results.json").write_text(json.dumps({**held, **more}))
+    for folder in tmp_path.glob("deep_*"):
+        (folder / "done").touch()
+    out = tmp_path / "claims.json"
+    assert not claims.main([str(tmp_path), "--out", str(out)])
+    assert {c.id for c in ledger.read(out)} == {f"deep:{k}" for k in judged(tmp_path)}

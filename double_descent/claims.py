@@ -1,14 +1,14 @@
-"""What is claimed of double descent, judged on the runs of this study: Schaeffer et al. 2023 of linear models, Somepalli
-et al. 2022 of deep ones (deep_claims.py).
+"""What is claimed of double descent, judged on the runs of this study: Schaeffer et al. 2023 of linear models, and
+Somepalli et al. 2022 of deep ones (deep_claims.py).
 
     python -m double_descent.claims runs/double_descent
 
-Each kind of run has a function that judges it; of several runs of one kind, the one with most repeats (or networks) counts. Writes
-results/double_descent/claims.json, which python -m landscape.claims renders into REPRODUCTION.md; claims there of kinds
-of which the folder holds no run stay as they are.
+Each kind of run has a function that judges it; of several runs of one kind, the one with most repeats (or networks)
+counts. Writes results/double_descent/claims.json, which python -m landscape.claims renders into REPRODUCTION.md; claims
+there of kinds of which the folder holds no run stay as they are.
 
-The thresholds for linear models were written down before the numbers: an error "peaks" where it is more than TWICE what it is at both
-flanks, half and twice as many rows (or the most measured); an ablation removes the peak where it is less.
+The thresholds for linear models were written down before the numbers: an error "peaks" where it is more than TWICE what
+it is at both flanks, half and twice as many rows (or the most measured); an ablation removes the peak where it is less.
 """
 
 from pathlib import Path

@@ -15,7 +15,7 @@ STEP = (-1.5, 1.5)
 
 
 def measured(results):
-    """Do these results of double_descent.measure hold what is judged: curves along the width, with and without noise?"""
+    """Do these results of double_descent.measure hold what is judged: the width, with and without label noise?"""
     return results["along"] == "width" and {NOISY, CLEAN} <= set(results["threshold"])
 
 

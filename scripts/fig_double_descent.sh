@@ -12,7 +12,7 @@ sweep "configs/fig_double_descent_$scale.yaml" ${few[@]+"${few[@]}"}
 sweep "configs/fig_double_descent_order_$scale.yaml" ${fewer[@]+"${fewer[@]}"}
 load="$runs/double_descent"
 if [ "$scale" = cpu ]; then
-  rates="0.2 0.0 0.1" planes=40 points=200 shown='width=1|3|4|6|12' late='width=4|12'
+  rates="0.2 0.0 0.1" planes=20 points=200 shown='width=1|3|4|6|12' late='width=4|12'
 else
   rates="0.2 0.0" planes=1000 points=5000 shown='width=1|4|7|10|20|64' late='width=10|64'
 fi

@@ -42,7 +42,7 @@ class Table:
         self.threshold = held["threshold"][NOISY]
 
     def curve(self, name, group=NOISY):
-        """(seeds, widths) of one measure of networks."""
+        """(seeds, widths) of one measure of networks; NaN where it has none."""
         return np.array([[self.rows[group, w, s][name] for w in self.widths] for s in self.seeds], dtype=float)
 
     def pairs(self, name, group=NOISY):
@@ -166,6 +166,8 @@ def margins(table):
     for base, words in (("all", "margins grow"), ("mislabelled", "margins of mislabelled images grow too")):
         if name := table.first(f"margin_{base}_"):
             values = table.curve(name)
+            if np.isnan(values[:, [top, -1]]).any():
+                continue  # too few directions of some network have a change
             out.append(claim(
                 f"margin-{base}", "Figure 12", f"beyond the peak {words}",
                 results.bootstrap(values[:, -1] - values[:, top]), len(values), "rises for k >= 10, mislabelled too",

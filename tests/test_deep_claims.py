@@ -75,6 +75,15 @@ def test_curves_without_it_do_not(tmp_path, name, curve, fails):
     assert fails <= {k for k, c in found.items() if c.verdict == "fails"}
 
 
+def test_margins_that_are_censored_are_not_judged(tmp_path):
+    written(tmp_path)
+    path = tmp_path / "deep_x" / "results.json"
+    held = json.loads(path.read_text())
+    held["models"][-1 - len(SEEDS) * len(WIDTHS)]["margin_all_train"] = None
+    path.write_text(json.dumps(held))
+    assert "margin-all" not in judged(tmp_path) and "margin-mislabelled" in judged(tmp_path)
+
+
 def test_seeds_that_disagree_leave_it_undecided(tmp_path):
     written(tmp_path)
     path = tmp_path / "deep_x" / "results.json"

@@ -229,39 +229,52 @@ def of_regions(members):
     from landscape import metrics
 
     values, kept = {}, {}
-
-    def put(table, name, i, value):
-        table.setdefault(name, [None] * len(members))[i] = value
-
     for i, m in enumerate(members):
         if m.weights.parent != m.source.path:
             continue  # a snapshot: class maps and margins are of the run's last or best weights
-        for file in sorted((m.source.path / "arrays").glob("class_maps-*.npz")):
-            arrays = runs.read_arrays(file, maps.NEEDS)
-            of = maps.read_settings(arrays, file)
-            if f"{of['which']}.safetensors" != m.weights.name or int(arrays["complete"]) != of["planes"]:
-                continue
-            name = f"{of['anchors']}_{of['split']}_{of['planes']}x{of['resolution']}_{file.stem[-8:]}"
-            side = of["resolution"]
-            found = metrics.fragmentation(arrays["labels"].reshape(-1, side, side), 8, 1)
-            put(values, f"fragments_{name}", i, float(np.mean(found["fragments"])))
-            put(kept, f"reproducibility_{name}", i, arrays["labels"])
-        for file in sorted((m.source.path / "arrays").glob("margins-*.npz")):
-            arrays = runs.read_arrays(file, ("margins", "settings"))
-            of = json.loads(str(arrays["settings"]))
-            if f"{of['which']}.safetensors" == m.weights.name:
-                hit = np.where(np.isfinite(arrays["margins"]), arrays["margins"], np.nan)
-                enough = np.isfinite(hit).sum(1) * 2 >= hit.shape[1]
-                if enough.any():
-                    name = f"margin_{of['base']}_{of['split']}_{of['points']}x{of['directions']}_{file.stem[-8:]}"
-                    put(values, name, i, float(np.median(np.nanmean(hit[enough], axis=1))))
-    return plain_names(values), plain_names(kept)
+        for file, arrays, of in saved(m, "class_maps", maps.NEEDS):
+            if int(arrays["complete"]) == of["planes"]:
+                name = f"{of['anchors']}_{of['split']}", f"{of['planes']}x{of['resolution']}_{file.stem[-8:]}"
+                side = of["resolution"]
+                found = metrics.fragmentation(arrays["labels"].reshape(-1, side, side), 8, 1)
+                values.setdefault(("fragments", *name), {})[i] = float(np.mean(found["fragments"]))
+                kept.setdefault(("reproducibility", *name), {})[i] = arrays["labels"]
+        for file, arrays, of in saved(m, "margins", ("margins", "settings")):
+            hit = np.where(np.isfinite(arrays["margins"]), arrays["margins"], np.nan)
+            enough = np.isfinite(hit).sum(1) * 2 >= hit.shape[1]
+            if enough.any():
+                name = f"{of['base']}_{of['split']}", f"{of['towards']}_{of['points']}_{file.stem[-8:]}"
+                values.setdefault(("margin", *name), {})[i] = float(np.median(np.nanmean(hit[enough], axis=1)))
+    return named(values, len(members)), named(kept, len(members))
 
 
-def plain_names(table):
-    """The same under names without sizes and hashes, where these are not needed to tell them apart."""
-    short = [name.rsplit("_", 2)[0] for name in table]
-    return {s if short.count(s) == 1 else name: table[name] for name, s in zip(table, short)}
+def saved(member, kind, needs):
+    """[(file, arrays, settings)] of the arrays of one kind in a member's run folder that are of its weights."""
+    out = []
+    for file in sorted((member.source.path / "arrays").glob(f"{kind}-*.npz")):
+        arrays = runs.read_arrays(file, needs)
+        of = maps.read_settings(arrays, file)
+        if f"{of['which']}.safetensors" == member.weights.name:
+            out.append((file, arrays, of))
+    return out
+
+
+def named(table, count):
+    """{(kind, images, settings): {number of a member: value}} as {name: [value or None]} for `count` members. The
+    settings are left out of a name, and their columns are one, unless a member has two values then: networks with
+    different labels have other settings for the same measure."""
+    short = {}
+    for kind, images, settings in table:
+        short.setdefault(f"{kind}_{images}", []).append((kind, images, settings))
+    out = {}
+    for name, keys in short.items():
+        merged = [i for key in keys for i in table[key]]
+        if len(set(merged)) == len(merged):
+            joined = {i: value for key in keys for i, value in table[key].items()}
+            out[name] = [joined.get(i) for i in range(count)]
+        else:
+            out |= {"_".join(key): [table[key].get(i) for i in range(count)] for key in keys}
+    return out
 
 
 # ---- one table -----------------------------------------------------------------------------------------------------
@@ -300,7 +313,7 @@ def cell(args, group, x, held, rows, members, said, kept, names):
     for name in names:
         own = [rows[i][name] for i in held]
         if None not in own:
-            found[name] = interval(results.bootstrap(own, level=args.level), len(own))
+            found[name] = interval(name, results.bootstrap(own, level=args.level), len(own))
     for kind in PAIRS:
         chosen = [(a, b) for n, a in enumerate(held) for b in held[n + 1:] if relation(members[a], members[b]) == kind]
         pairs = {}
@@ -313,14 +326,14 @@ def cell(args, group, x, held, rows, members, said, kept, names):
                 pairs.setdefault(name, {})[a, b] = value
         for name, of in pairs.items():
             name = name if kind == "seeds" else f"{name}_{kind}"
-            found[name] = over_pairs(of, args.level)
+            found[name] = over_pairs(name, of, args.level)
             each[name] = [[a, b, value] for (a, b), value in of.items()]
     if len(held) > 1:
         found["ensemble_error"] = {"value": ensemble_error([said[i] for i in held]), "low": None, "high": None, "n": 1}
     return {"group": group, "x": x, "models": len(held), "measures": found, "pairs": each}
 
 
-def over_pairs(pairs, level):
+def over_pairs(name, pairs, level):
     """Mean over pairs {(a, b): value} with an interval clustered by network, where every two of the networks that occur
     are a pair; else without one."""
     import numpy as np
@@ -333,12 +346,17 @@ def over_pairs(pairs, level):
         for (a, b), value in pairs.items():
             i, j = networks.index(a), networks.index(b)
             matrix[i, j] = matrix[j, i] = value
-        return interval(results.bootstrap_pairs(matrix, level=level), len(networks))
-    return interval((float(np.mean(list(pairs.values()))), None, None), len(networks))
+        return interval(name, results.bootstrap_pairs(matrix, level=level), len(networks))
+    return interval(name, (float(np.mean(list(pairs.values()))), None, None), len(networks))
 
 
-def interval(found, n):
-    return {**dict(zip(("value", "low", "high"), found)), "n": n}
+def interval(name, found, n):
+    """A cell of the table; the ends are cut at what the measure can be, which an interval of few networks may pass."""
+    value, *ends = found
+    least = -1 if "gain" in name else 0
+    most = float("inf") if name.startswith(("fragments", "margin")) or name.endswith("_loss") else 1
+    low, high = (None if end is None else min(max(end, least), most) for end in ends)
+    return {"value": value, "low": low, "high": high, "n": n}
 
 
 def thresholds(cells):

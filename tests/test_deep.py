@@ -141,6 +141,19 @@ def test_class_maps_and_margins_in_the_run_folders_are_taken_along(trained, tmp_
     assert cell["margin_mislabelled_train"]["n"] == 3
 
 
+def test_settings_stand_in_a_name_only_where_a_network_has_two():
+    one, other = ("margin", "all_train", "a"), ("margin", "all_train", "b")
+    assert measure.named({one: {0: 1.0}, other: {2: 3.0}}, 3) == {"margin_all_train": [1.0, None, 3.0]}
+    assert measure.named({one: {0: 1.0}, other: {0: 2.0, 1: 3.0}}, 2) == \
+        {"margin_all_train_a": [1.0, None], "margin_all_train_b": [2.0, 3.0]}
+
+
+def test_intervals_end_where_a_measure_does():
+    assert measure.interval("test_error", (0.5, -0.2, 1.3), 2) == {"value": 0.5, "low": 0, "high": 1, "n": 2}
+    assert measure.interval("test_loss", (0.5, -0.2, 1.3), 2)["high"] == 1.3
+    assert measure.interval("ensemble_gain_of_2", (0.0, -0.2, None), 2)["low"] == -0.2
+
+
 def test_what_one_seed_owns_is_told_apart():
     def member(init, order):
         return measure.Member(runs.Source(None, "", "", {"init_seed": init, "order_seed": order}), None, 0, None, {})

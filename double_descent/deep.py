@@ -1,12 +1,16 @@
-"""Train one network of a study of double descent: a width, a label noise, a seed, a number of epochs.
+"""Train a network of a study of double descent: a width, a label noise, a seed, a number of epochs; or several at once.
 
     python -m double_descent.deep --net mcnn --width 8 --train_size 2000 --augment none --epochs 120 --lr 0.001
 
 main.py's training under other defaults, those of dbViz's double-descent scripts: ResNet18-k with Adam at a constant
 rate of 1e-4, float32, 20 % symmetric label noise, all training images, nothing drawn. Widths, noises and seeds are
 swept by scripts/sweep.py, epochs by --snapshots; what comes of it is measured by double_descent.measure, regions and
-calculate_iou.py.
+calculate_iou.py. Small networks of several seeds and noises, as in --seeds 0-15, train faster together
+(landscape/stacked.py), each into the run folder that it would have alone.
 """
+
+import copy
+import itertools
 
 from landscape import cli, runs
 from landscape.errors import UsageError
@@ -23,30 +27,67 @@ def make_parser():
     g.add_argument("--asym", action="store_true", help="--noise_kind asymmetric")
     g.add_argument("--dd_epoch_study", action="store_true",
                    help="--snapshots at the epochs of dbViz's study of epoch-wise double descent")
+    g = parser.group("several networks")
+    g.add_argument("--seeds", type=cli.several(cli.whole), default=None, metavar="S,S,…|A-B", help="--seed of each")
+    g.add_argument("--noise_rates", type=cli.several(cli.number(0)), default=None, metavar="R,R,…",
+                   help="--noise_rate of each; every one with every seed")
+    g.add_argument("--noise_seeds", type=cli.several(cli.whole), default=None, metavar="S,S,…|A-B",
+                   help="--noise_seed of each; every one with every seed and rate")
+    g.add_argument("--stack", default="auto", choices=("auto", "always", "never"),
+                   help="train them as one stacked network; auto: where a few timed steps say that it is faster")
     return parser
 
 
 def main(argv=None):
-    args = cli.resolve(translated(make_parser().settings(argv)))
+    args = translated(make_parser().settings(argv))
+    members = each(args)
+    paths = [runs.folder("double_descent", member) for member in members]
     if args.dry_run:
-        path = runs.folder("double_descent", args)
-        state = "finished" if (path / "done").exists() else "resumed" if (path / "resume.pt").exists() else "trained"
-        print(f"{state}: {path}\n{args.net} of width {args.width} on {args.dataset}, {args.noise_rate:.0%} "
-              f"{args.noise_kind} label noise, {args.epochs} epochs")
+        if len(members) > 1:
+            print(f"{len(members)} networks:")
+        for member, path in zip(members, paths):
+            state = "finished" if (path / "done").exists() else "trained"
+            state = "resumed" if state == "trained" and (path / "resume.pt").exists() else state
+            print(f"{state}: {path}\n{member.net} of width {member.width} on {member.dataset}, {member.noise_rate:.0%} "
+                  f"{member.noise_kind} label noise, {member.epochs} epochs")
         return 0
     if args.time_steps:
         from landscape import train
 
-        return train.time_run(args, cli.set_up_device(args))
-    with runs.start("double_descent", args) as run:
-        if not run.finished:
-            from landscape import train
+        if len(members) > 1:
+            raise UsageError("--time_steps times one network: leave out --seeds, --noise_rates and --noise_seeds")
+        return train.time_run(members[0], cli.set_up_device(members[0]))
+    if args.force or not all((path / "done").exists() for path in paths):
+        from landscape import stacked
 
-            train.train(run, args, cli.set_up_device(args))
-        last = runs.read_json(run.path / "results.json")["last"]
+        stacked.train_all("double_descent", members, cli.set_up_device(members[0]), args.stack)
+    for path in paths:
+        last = runs.read_json(path / "results.json")["last"]
         print(f"train accuracy {last['train_accuracy']:.4f} (given labels, while training), test accuracy "
-              f"{last['test_accuracy']:.4f}, test loss {last['test_loss']:.4f}\nrun: {run.path}")
+              f"{last['test_accuracy']:.4f}, test loss {last['test_loss']:.4f}\nrun: {path}")
     return 0
+
+
+SEVERAL = {"seeds": "seed", "noise_rates": "noise_rate", "noise_seeds": "noise_seed"}
+
+
+def each(args):
+    """The resolved settings of each network: those that it would have alone."""
+    for many, one in SEVERAL.items():
+        if vars(args)[many] and vars(args)[one] != args.defaults[one]:
+            raise UsageError(f"--{many} and --{one}: give one of the two")
+    members = []
+    for values in itertools.product(*(vars(args)[many] or [vars(args)[one]] for many, one in SEVERAL.items())):
+        member = copy.copy(args)
+        vars(member).update(zip(SEVERAL.values(), values))
+        member = cli.resolve(member)
+        member.flags = [k for k in member.flags if k not in (*SEVERAL, "stack")]  # how it is trained is not what it is
+        members.append(member)
+    names = [runs.folder("double_descent", member).name for member in members]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise UsageError(f"two of the {len(names)} networks would be the same, {twice[0]}: --seeds changes nothing "
+                         "where --init_seed and --order_seed are given")
+    return members
 
 
 EPOCHS = (1, 5, 10, 16, 21, 24, 29, 42, 52, 58, 73, 85, 96, 127, 212)

@@ -247,6 +247,22 @@ def number(low=None, high=None, above=None):
     return check
 
 
+def several(kind):
+    """A type for add_argument: values of another type between commas, none of them twice; of whole numbers ranges too,
+    as in 0-4,7."""
+    def check(text):
+        values = []
+        for word in text.split(","):
+            ends = kind is whole and re.fullmatch(r"(\d+)-(\d+)", word.strip())
+            if ends and int(ends[2]) < int(ends[1]):
+                raise argparse.ArgumentTypeError(f"{word} ends before it begins")
+            values += range(int(ends[1]), int(ends[2]) + 1) if ends else [kind(word)]
+        if twice := [v for i, v in enumerate(values) if v in values[:i]]:
+            raise argparse.ArgumentTypeError(f"{text} holds {twice[0]} twice")
+        return values
+    return check
+
+
 def add_network(parser):
     g = parser.group("network", named=True)
     g.add_argument("--net", default="ResNet", metavar="NAME",

@@ -56,8 +56,12 @@ def score(network, images, normalize, bs=0):
     """{"loss": mean cross-entropy, "accuracy": share} on the given labels; both None for an empty set."""
     if len(images) == 0:
         return {"loss": None, "accuracy": None}
-    said = logits(network, images, normalize, bs).numpy()
-    labels = images.labels.cpu().numpy()
+    return score_logits(logits(network, images, normalize, bs), images.labels)
+
+
+def score_logits(said, labels):
+    """The same of logits (N, C) and labels (N,)."""
+    said, labels = said.numpy(), labels.cpu().numpy()
     if not abs(said).max() < float("inf"):  # NaN too
         return {"loss": float("nan"), "accuracy": float((said.argmax(1) == labels).mean())}
     return {"loss": metrics.nll(said, labels), "accuracy": metrics.accuracy(said, labels)}

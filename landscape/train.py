@@ -100,10 +100,10 @@ def attacked(args, sources, entry):
     return load_source(sources[0], args, entry)
 
 
-def prepare(args, device):
+def prepare(args, device, data=None):
     """(data, network, what describes it) of a training, every setting looked at: bad input is refused before anything
-    is written. Raises UsageError, FileProblem and ContentError."""
-    data = make_data(args, device)
+    is written. data: what make_data gives, if it was made before. Raises UsageError, FileProblem and ContentError."""
+    data = data or make_data(args, device)
     network, described = make_network(args, data)
     if args.epochs and len(data.train) == 0:
         raise UsageError("the training set is empty: lower --val_size or raise --train_size")
@@ -122,14 +122,21 @@ def train(run, args, device, prepared=None):
     ContentError on NaN.
     """
     data, network, described = prepared or prepare(args, device)
-    parameters = sum(p.numel() for p in network.parameters())
-    run.sink.describe({"parameters": parameters})
-    results = fit(network.to(device), data, args, run, described)
+    run.sink.describe({"parameters": parameter_count(network)})
+    finish(run, args, data, network, described, fit(network.to(device), data, args, run, described))
+
+
+def finish(run, args, data, network, described, results):
+    """Mark a training done whose last weights are written; results are those of fit."""
     if args.wandb_artifact:
         run.sink.artifact(run.path / "model.safetensors")
-    run.finish({**results, "parameters": parameters,
+    run.finish({**results, "parameters": parameter_count(network),
                 "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
                 "architecture": described["architecture"]})
+
+
+def parameter_count(network):
+    return sum(p.numel() for p in network.parameters())
 
 
 def fit(network, data, args, run, described, penalty=None):
@@ -153,21 +160,17 @@ def fit(network, data, args, run, described, penalty=None):
     augment = datasets.parse_augment(args.augment, data.entry)
     normalize = described["preprocessing"]
     steps = steps_per_epoch(len(data.train), args.bs)
-    wanted = snapshot_epochs(args.snapshots, args.epochs)
-    state = run.load_state() or {"epoch": 0, "step": 0, "sums": [0.0, 0.0, 0.0], "seconds": 0.0, "best": None}
+    state = load_state(run)
     restore(state, network, optimiser, scaler)
     progress = runs.Progress(args.epochs * steps, run.path.name, state["epoch"] * steps + state["step"])
     saved = began = time.monotonic()
 
     def save(epoch, step, sums, seconds):
-        state.update(epoch=epoch, step=step, sums=sums, seconds=seconds, network=network.state_dict(),
-                     optimiser=optimiser.state_dict(), scaler=scaler.state_dict(), rng=torch.get_rng_state(),
-                     cuda_rng=torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
-        run.save_state(state)
+        save_state(run, state, device, epoch=epoch, step=step, sums=sums, seconds=seconds,
+                   network=network.state_dict(), optimiser=optimiser.state_dict(), scaler=scaler.state_dict())
 
     with runs.stoppable() as stop:
-        if 0 in wanted and state["epoch"] == 0 and state["step"] == 0:
-            run.save_weights("checkpoints/epoch_0000", network.state_dict(), described)
+        keep_first(network, args, run, described, state)
         for epoch in range(state["epoch"], args.epochs):
             order = torch.randperm(len(data.train), generator=seeding.stream(args.order_seed, "order", epoch))
             draws = data.train.draw(augment, seeding.stream(args.augment_seed, "augment", epoch))
@@ -201,17 +204,7 @@ def fit(network, data, args, run, described, penalty=None):
             sums.check(epoch, steps)
             check_weights(network, epoch, steps)
             record = {"epoch": epoch + 1, "lr": rate, **sums.means(), "seconds": round(time.monotonic() - began, 3)}
-            if args.eval_every and ((epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs):
-                record |= curve_point(network, data, normalize, args.eval_bs)
-                better = state["best"] is None or record.get("val_accuracy", 0) > state["best"]["val_accuracy"]
-                if "val_accuracy" in record and better:
-                    state["best"] = {"epoch": epoch + 1, "val_accuracy": record["val_accuracy"],
-                                     "val_loss": record["val_loss"]}
-                    run.save_weights("best", network.state_dict(), described)
-            if epoch + 1 in wanted:
-                run.save_weights(f"checkpoints/epoch_{epoch + 1:04d}", network.state_dict(), described)
-            # Order matters for a kill between the two: a line without its state is dropped on resuming.
-            run.log(record)
+            close_epoch(network, score_of(network, normalize, args.eval_bs), data, args, run, described, state, record)
             state["step"], state["seconds"], state["sums"] = 0, 0.0, [0.0, 0.0, 0.0]
             if stop.requested or time.monotonic() - saved >= args.save_every:
                 save(epoch + 1, 0, [0.0, 0.0, 0.0], 0.0)
@@ -223,6 +216,40 @@ def fit(network, data, args, run, described, penalty=None):
         progress.close()
         run.save_weights("model", network.state_dict(), described)
         return final_results(network, data, args, run, described, state["best"])
+
+
+def load_state(run):
+    """The state that a run was left in, or that of its beginning."""
+    return run.load_state() or {"epoch": 0, "step": 0, "sums": [0.0, 0.0, 0.0], "seconds": 0.0, "best": None}
+
+
+def save_state(run, state, device, **now):
+    """Bring the state of a run up to what is `now`, with torch's global random state, and write it."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    state.update(now, rng=torch.get_rng_state(), cuda_rng=cuda)
+    run.save_state(state)
+
+
+def keep_first(network, args, run, described, state):
+    """The snapshot of epoch 0, where one is wanted and nothing has been trained."""
+    if 0 in snapshot_epochs(args.snapshots, args.epochs) and state["epoch"] == 0 and state["step"] == 0:
+        run.save_weights("checkpoints/epoch_0000", network.state_dict(), described)
+
+
+def close_epoch(network, score, data, args, run, described, state, record):
+    """What follows the last step of an epoch: a point of the curve and the best weights so far, where they are due,
+    the snapshot, and record, {"epoch": counted from 1, …}, as a line of metrics. score: as score_of gives it."""
+    epoch = record["epoch"]
+    if args.eval_every and (epoch % args.eval_every == 0 or epoch == args.epochs):
+        record |= curve_point(score, data)
+        better = state["best"] is None or record.get("val_accuracy", 0) > state["best"]["val_accuracy"]
+        if "val_accuracy" in record and better:
+            state["best"] = {"epoch": epoch, "val_accuracy": record["val_accuracy"], "val_loss": record["val_loss"]}
+            run.save_weights("best", network.state_dict(), described)
+    if epoch in snapshot_epochs(args.snapshots, args.epochs):
+        run.save_weights(f"checkpoints/epoch_{epoch:04d}", network.state_dict(), described)
+    # Order matters for a kill between this and saving the state: a line without its state is dropped on resuming.
+    run.log(record)
 
 
 class Enough(Exception):
@@ -425,13 +452,18 @@ def restore(state, network, optimiser, scaler):
         scaler.load_state_dict(state["scaler"])
 
 
-def curve_point(network, data, normalize, bs):
+def score_of(network, normalize, bs):
+    """The function that gives loss and accuracy of the network on images."""
+    return lambda images: evaluate.score(network, images, normalize, bs)
+
+
+def curve_point(score, data):
     """Validation and test loss and accuracy, keys as in metrics.jsonl; sets that are empty are left out. ContentError
     where they are not finite."""
     out = {}
     for name, images in (("val", data.val), ("test", data.test)):
         if len(images):
-            out |= {f"{name}_{k}": v for k, v in evaluate.score(network, images, normalize, bs).items()}
+            out |= {f"{name}_{k}": v for k, v in score(images).items()}
             if not math.isfinite(out[f"{name}_loss"]):
                 raise ContentError(f"the network's logits on the {name} set are not finite: it has diverged; lower "
                                    "--lr, or add --warmup or --clip_norm")
@@ -448,8 +480,8 @@ def final_results(network, data, args, run, described, best):
         record = curve.get(epoch, {})
         return {k: record[k] for k in keys if k in record}
 
-    last = {"epoch": args.epochs, **(scored(args.epochs) or curve_point(network, data, described["preprocessing"],
-                                                                       args.eval_bs))}
+    score = score_of(network, described["preprocessing"], args.eval_bs)
+    last = {"epoch": args.epochs, **(scored(args.epochs) or curve_point(score, data))}
     if curve:
         last |= {k: curve[max(curve)][k] for k in ("train_loss", "train_accuracy")}
     return {"last": last, "best": best and {"epoch": best["epoch"], **scored(best["epoch"])}}

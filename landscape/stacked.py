@@ -49,7 +49,7 @@ class Member:
     described: dict
     run: object = None
     state: dict | None = None
-    error: ContentError | None = None  # what ended it, where it has diverged
+    error: ContentError | None = None  # what ended it: it has diverged, or its saved state is damaged
 
     @property
     def position(self):
@@ -57,7 +57,7 @@ class Member:
 
     @contextmanager
     def noting(self):
-        """Inside, a divergence is noted and stops nobody else."""
+        """Inside, what ends this member is noted, and stops no other."""
         try:
             yield
         except ContentError as e:
@@ -70,7 +70,7 @@ def train_all(study, settings, device, mode):
 
     mode: "auto" stacks where it can and where that is measured to be faster, and says so in a line; "always" where it
     can, and raises UsageError where it cannot; "never". Raises Interrupted when asked to stop (all states saved), and
-    ContentError at the end where networks have diverged, which does not stop the others.
+    at the end ContentError where networks have failed, such as by diverging, which does not stop the others.
     """
     for key in settings[0].flags:
         if key not in FREE and any(vars(a)[key] != vars(settings[0])[key] for a in settings):
@@ -84,8 +84,8 @@ def train_all(study, settings, device, mode):
             with runs.start(study, member.args) as member.run:
                 train_one(member, device)
     if failed := [m for m in members if m.error]:
-        raise ContentError(f"{len(failed)} of {len(settings)} networks diverged, such as {failed[0].run.path.name}: "
-                           f"{failed[0].error}")
+        raise failed[0].error if len(settings) == 1 else ContentError(
+            f"{len(failed)} of {len(settings)} networks failed, first {failed[0].run.path.name}: {failed[0].error}")
 
 
 def prepare(settings, device):
@@ -120,7 +120,9 @@ def train_stacked(study, members, device):
     with ExitStack() as folders:
         for member in members:
             member.run = folders.enter_context(runs.start(study, member.args))
-            member.state = train.load_state(member.run) if not member.run.finished else None
+            if not member.run.finished:
+                with member.noting():
+                    member.state = train.load_state(member.run)
         unfinished = sorted((m for m in members if m.state), key=lambda m: m.position)
         for _, group in groupby(unfinished, key=lambda m: m.position):
             group = list(group)
@@ -295,7 +297,7 @@ def fit(members, device):
     """Train members that stand at the same step to the end, and mark their runs done.
 
     All is written as train.fit writes it, but that "seconds" of metrics.jsonl are those of the whole stack; a state
-    saved by either is resumed by both. A member that diverges has its error noted.
+    saved by either is resumed by both. A member that diverges has its error noted and the others go on.
     """
     args, normalize = members[0].args, members[0].described["preprocessing"]
     steps = train.steps_per_epoch(len(members[0].data.train), args.bs)

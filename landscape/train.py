@@ -1,4 +1,4 @@
-"""The only training loop: fit(network, data, settings, run), and what it needs: optimisers, schedules, precision.
+"""The training loop: fit(network, data, settings, run), and what it needs: optimisers, schedules, precision.
 
 Every draw comes from a named stream of its own seed, so a run is a function of its settings: batch order from
 order_seed, augmentation (keyed by image) from augment_seed, dropout from order_seed, weights from init_seed. A run

@@ -1,9 +1,11 @@
 """The rows of scripts/benchmark.py on data and training, and the memory of a drawing.
 
 The twins are the loop of kuangliu/pytorch-cifar that dbViz trains with, in our words: PIL transforms in a DataLoader
-with 2 workers, float32, contiguous tensors, the loss and the number of right answers fetched at every step.
+with 2 workers, float32, contiguous tensors, the loss and the number of right answers fetched at every step. The twin of
+a stack of networks is a plain loop over them.
 """
 
+import copy
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,9 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import functional as T
 
-from landscape import cli, data, runs, seeding, train
+from landscape import cli, data, runs, seeding, stacked, train
+from models.mlp import FullyConnected
 
 BF16 = 0.02  # relative difference of two losses, one of them computed in bfloat16, that its 8 bits explain
+FP32 = 1e-4  # difference of two weights that adding up in another order explains
 
 
 # ---- the plain twins -----------------------------------------------------------------------------------------------
@@ -188,6 +192,40 @@ def epoch(net, goal, full):
     return row
 
 
+def stack(bench):
+    many, size, steps = 16, 64, bench.size(300, 3)
+    args = cli.library(lr=0.01, runs=bench.cache / "runs", device="cpu")
+    with seeding.fork(0, "stack"):
+        start = [FullyConnected([2, 32, 32, 2]) for _ in range(many)]
+        x, y = torch.randn(many, size, 2), torch.randint(2, (many, size))
+
+    def ours():
+        networks = copy.deepcopy(start)
+        together = stacked.Stack(networks)
+        optimiser = train.make_optimiser(together, args)
+        for _ in range(steps):
+            stacked.take_step(together, optimiser, x, y, 0.0)
+        return networks
+
+    def twin():
+        networks = copy.deepcopy(start)
+        optimisers = [train.make_optimiser(network, args) for network in networks]
+        for _ in range(steps):
+            for network, optimiser, images, labels in zip(networks, optimisers, x, y):
+                optimiser.zero_grad()
+                F.cross_entropy(network(images), labels).backward()
+                optimiser.step()
+        return networks
+
+    def check():
+        pairs = zip(ours(), twin())
+        worst = max((p - q).abs().max().item() for a, b in pairs for p, q in zip(a.parameters(), b.parameters()))
+        return worst <= FP32, f"weights after {steps} steps differ by {worst:.1e} at most (≤ {FP32:.0e})"
+
+    return bench.ratio(f"{steps} SGD steps of {many} networks 2-32-32-2, batch {size} each: stacked / one after the "
+                       "other", 3, ours, twin, check)
+
+
 def memory(bench):
     resolution, batches = bench.size(500, 6), bench.size(20, 1)
     args = settings(bench, "resnet18")
@@ -253,5 +291,6 @@ ROWS = {
     "epoch-mlp": epoch("mlp", 5, 8192),
     "epoch-fcnet": epoch("fcnet", 2.3, 8192),
     "epoch-resnet20": epoch("resnet20", 2, 2048),
+    "stack": stack,
     "memory": memory,
 }

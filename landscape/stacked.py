@@ -141,7 +141,7 @@ def chosen(members, device, mode):
         try:
             alone, together = measure(members, device)
         except RuntimeError as e:  # what vmap cannot do, such as dropout, or what a GPU's memory cannot hold
-            why = str(e).strip().splitlines()[0]
+            why = (str(e).strip().splitlines() or [type(e).__name__])[0]
     if why and mode == "always":
         raise UsageError(f"--stack always: these networks cannot be stacked ({why})")
     if why:
@@ -263,9 +263,10 @@ def take_step(stack, optimiser, x, y, smoothing):
 
 
 def drawn(member, augment, epoch):
-    """(order of the training images, draws of their augmentation) in an epoch, as train.fit draws them."""
+    """(order of the training images that an epoch uses, draws of their augmentation) as in train.fit."""
     images, args = member.data.train, member.args
     order = torch.randperm(len(images), generator=seeding.stream(args.order_seed, "order", epoch))
+    order = order[:train.steps_per_epoch(len(images), args.bs) * args.bs]
     return order, images.draw(augment, seeding.stream(args.augment_seed, "augment", epoch))
 
 
@@ -274,11 +275,10 @@ def batches_stacked(members, epoch, first):
     that train.fit would take; they are gathered for all members at once."""
     args, many = members[0].args, len(members)
     augment = datasets.parse_augment(args.augment, members[0].data.entry)
-    last = train.steps_per_epoch(len(members[0].data.train), args.bs) * args.bs
     columns = {}
     for m in members:
         order, draws = drawn(m, augment, epoch)
-        order, images = order[first * args.bs:last], m.data.train
+        order, images = order[first * args.bs:], m.data.train
         own = {"ids": images.ids.cpu(), "labels": images.labels.cpu(), **draws}
         for name, column in own.items():
             columns.setdefault(name, []).append(column[order])

@@ -250,6 +250,13 @@ def test_both_ways_are_measured_on_what_training_does(tmp_path, monkeypatch):
     assert torch.allclose(alone, together, atol=1e-5)
 
 
+def test_a_lone_last_image_is_left_out_of_the_timed_steps_too(tmp_path, monkeypatch):
+    sizes, plain = [], train.take_step
+    monkeypatch.setattr(train, "take_step", lambda *a: (sizes.append(len(a[3][0])), plain(*a))[1])
+    stacked.measure(stacked.prepare(settings(tmp_path, OWN[:2], train_size=65), CPU), CPU)
+    assert set(sizes) == {32}
+
+
 OTHER = {"train_mode": "mixup", "precision": "bf16", "accumulate": 2, "clip_norm": 1.0, "sam_radius": 0.1,
          "compile": True, "active_log": True}  # fmt: skip
 

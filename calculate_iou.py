@@ -77,7 +77,7 @@ def dbviz_maps(args):
     group is the architecture that their folder names. They do not say which planes they lie on."""
     import numpy as np
 
-    flags = [k for k in (*maps.GRID, "which") if k not in ("planes", "resolution")
+    flags = [k for k in maps.CHOSEN if k not in ("planes", "resolution")
              and getattr(args, k) not in (None, False)]
     if flags or args.where != "all":
         raise UsageError(f"--{flags[0] if flags else 'where'}: dbViz's files do not say where their planes lie; leave "

@@ -19,7 +19,7 @@ WITHIN = {
     "runs": {"wandb_sink"}, "plots": {"runs", "results"}, "evaluate": {"data", "metrics", "weights", "plane"},
     "train": {"data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
     "maps": {"runs"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives"},
-    "cli": {"seeding", "runs", "data"},
+    "cli": {"seeding", "runs", "data"}, "refine": {"seeding"},
 }  # fmt: skip
 
 

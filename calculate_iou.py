@@ -77,7 +77,7 @@ def dbviz_maps(args):
     group is the architecture that their folder names. They do not say which planes they lie on."""
     import numpy as np
 
-    flags = [k for k in (*maps.GRID, "which") if k not in ("planes", "resolution")
+    flags = [k for k in maps.CHOSEN if k not in ("planes", "resolution")
              and getattr(args, k) not in (None, False)]
     if flags or args.where != "all":
         raise UsageError(f"--{flags[0] if flags else 'where'}: dbViz's files do not say where their planes lie; leave "
@@ -255,7 +255,7 @@ def draw(args, run, results):
     rows = [{"score": score, **row} for score, part in results["scores"].items() for row in part["groups"]]
     write_csv(run.path / "agreement.csv", rows)
     write_csv(run.path / "per_class.csv", results["per_class"], PER_CLASS)
-    run.sink.table("agreement", [{k: "" if v is None else v for k, v in row.items()} for row in rows])
+    run.sink.table("agreement", rows)
     beside = "" if results["where"] == "all" else f", {results['where']} the anchors' triangle"
     meanings = {score: SCORES[score] + beside for score in results["scores"]}
     for name, fig in plots.agreement_figures(results, meanings).items():

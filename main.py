@@ -41,6 +41,7 @@ def make_parser():
     g.add_argument("--range_l", type=cli.number(), default=0.1,
                    help="margin left and below, share of the box of anchors")
     g.add_argument("--range_r", type=cli.number(), default=0.1, help="margin right and above")
+    cli.add_refine(g, 0)
     g.add_argument("--map_precision", default="fp32", choices=("fp32", "bf16"),
                    help="bf16 with the points near boundaries in fp32 again: faster where the device has bf16")
     cli.add_anchors(parser)
@@ -200,6 +201,7 @@ def draw(args, sources, sink=None):
                 "ids": args.ids, "plane_seed": args.plane_seed, "resolution": args.resolution,
                 "range_l": args.range_l, "range_r": args.range_r, "precision": args.map_precision,
                 "which": args.which, "as_published": args.as_published,
+                **({"refine": args.refine} if args.refine else {}),
                 **maps.anchor_settings(args, [s.config for s in sources]), **maps.foreign_settings(args, sources)}
     name = f"plane-{runs.hash8(settings)}.npz"
     files = [runs.measure_folder(s, args.runs) / "arrays" / name for s in sources]
@@ -208,6 +210,8 @@ def draw(args, sources, sink=None):
         compute(args, settings, missing, sources)
     named = [s.seed_name if not args.column_by else f"{args.column_by} {s.config[args.column_by]}" for s in sources]
     cells = [(s.group, name, runs.read_arrays(f)) for s, name, f in zip(sources, named, files)]
+    if args.refine:
+        print(maps.refined([arrays["refined"] for _, _, arrays in cells], args.resolution**2))
     if len(sources) == 1:
         folder = runs.measure_folder(sources[0], args.runs)
     else:
@@ -265,7 +269,7 @@ def compute(args, settings, missing, sources):
 
     from landscape import anchors as drawing
     from landscape import data as datasets
-    from landscape import evaluate, plane, train
+    from landscape import evaluate, plane, refine, train
 
     device = cli.set_up_device(args)
     data = datasets.load(settings["dataset"], args.data_root, val_size=0)
@@ -279,6 +283,7 @@ def compute(args, settings, missing, sources):
     for source, file in missing:
         trained = train.load_source(source, args, data.entry)
         mapper = evaluate.ClassMapper(trained.network.to(device), args.map_precision, args.eval_bs)
+        mapper = refine.refining(mapper, args.refine)
         said = mapper(evaluate.seen_by(flat, space, trained.preprocessing), coords)
         side = args.resolution
         runs.write_arrays(
@@ -286,7 +291,8 @@ def compute(args, settings, missing, sources):
             confidence=said["confidence"].reshape(side, side).numpy().astype(np.float16),
             anchors=flat.anchors.numpy(), extent=np.array(extent), ids=np.array(held.ids), pictures=pictures,
             anchor_labels=np.array(held.labels), anchor_given=np.array(given), classes=np.array(data.entry.classes),
-            rechecked=said["rechecked"], settings=json.dumps(settings, sort_keys=True))
+            rechecked=said["rechecked"], settings=json.dumps(settings, sort_keys=True),
+            **({"refined": np.array(said["refined"])} if args.refine else {}))
         progress.step()
     progress.close()
 

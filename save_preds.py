@@ -68,6 +68,9 @@ def main(argv=None):
               f"{row['largest_class']:>13.1%}  {file}")
         if args.active_log and not source.foreign:
             log(args, source, row)
+    if args.refine:
+        counts = [row for f in files for row in runs.read_arrays(f, only=("refined",))["refined"]]
+        print(maps.refined(counts, args.resolution**2))
     print(f"next: python calculate_iou.py --load_net {args.load_net}")
     return 0
 
@@ -102,7 +105,7 @@ def compute(args, settings, todo, sources):
 
     from landscape import anchors as drawing
     from landscape import data as datasets
-    from landscape import evaluate, train
+    from landscape import evaluate, refine, train
 
     device = cli.set_up_device(args)
     data = datasets.load(settings["dataset"], args.data_root, val_size=0)
@@ -124,6 +127,7 @@ def compute(args, settings, todo, sources):
         trained = train.load_source(source, args, data.entry)
         check_same_data(source, trained, settings)
         mapper = evaluate.ClassMapper(trained.network.to(device), precision, args.eval_bs)
+        mapper = refine.refining(mapper, args.refine)
         lock = runs.hold(file.parent)
         try:
             for leftover in file.parent.glob(f".{file.name}.tmp-*"):
@@ -133,6 +137,8 @@ def compute(args, settings, todo, sources):
                 "complete": 0, "rechecked": 0, "classes": np.array(data.entry.classes),
                 "settings": json.dumps(settings, sort_keys=True)}
             held |= dict(zip(("anchors", "extents"), geometry))  # a file that an older version began has none
+            if args.refine and "refined" not in held:
+                held["refined"] = np.zeros((settings["planes"], 3), dtype=np.int64)
             if args.save_probs and "probs" not in held:
                 held["probs"] = np.zeros((*held["labels"].shape, len(data.entry.classes)), dtype=np.float16)
             progress.step(int(held["complete"]))
@@ -150,8 +156,10 @@ def add_planes(held, mapper, seen, source, file, every, progress):
     planes, saved = len(held["labels"]), time.monotonic()
     with runs.stoppable() as stop:
         for r in range(int(held["complete"]), planes):
-            said = mapper(*seen(r), probs="probs" in held)
+            said = mapper(*seen(r), **({"probs": True} if "probs" in held else {}))
             held["labels"][r] = said["labels"].numpy()
+            if "refined" in held:
+                held["refined"][r] = said["refined"]
             if "probs" in held:
                 held["probs"][r] = said["probs"].numpy()
             held["rechecked"], held["complete"] = held["rechecked"] + said["rechecked"], r + 1

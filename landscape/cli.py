@@ -420,6 +420,13 @@ def add_maps(parser, chosen=True):
                    help="dbViz's own draw of anchors and its 0.2023 std, to compare with its class maps")
     g.add_argument("--anchors", default=given("distinct"), choices=ANCHORS,
                    help="what spans a plane (landscape/anchors.py says it of each)")
+    add_refine(g, given(0))
+
+
+def add_refine(group, default):
+    group.add_argument("--refine", type=int, default=default, choices=(0, 4, 8, 16, 32), metavar="STRIDE",
+                       help="evaluate every so many-th grid line, then only where classes may meet; misses regions "
+                            "inside a cell of that size, and says how many points may differ; 0: every point")
 
 
 ANCHORS = ("distinct", "random", "same_class", "correct", "incorrect", "one_mislabelled", "uniform", "noise",

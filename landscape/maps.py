@@ -11,6 +11,7 @@ from landscape.errors import ContentError, FileProblem, UsageError
 from landscape.runs import few, hash8, measure_folder, read_arrays, read_json
 
 GRID = ("planes", "resolution", "range_l", "range_r", "plane_seed", "split", "as_published", "anchors")
+CHOSEN = (*GRID, "which", "refine")  # what tells files of class maps of one network apart
 NEEDS = ("labels", "triplets", "complete", "rechecked", "classes", "settings")
 LABELS = ("noise_rate", "noise_kind", "noise_file", "noise_seed", "data_seed", "train_size", "val_size")
 LABELLED = ("correct", "incorrect", "one_mislabelled")  # anchors chosen by the labels that the networks were given
@@ -26,12 +27,16 @@ def settings(args, sources):
     sources of several data sets."""
     if args.resolution < 2:
         raise UsageError(f"--resolution {args.resolution}: at least 2 points a side are needed")
+    if args.refine and getattr(args, "save_probs", False):
+        raise UsageError("--refine leaves most points out, and --save_probs keeps the probabilities of all: give one "
+                         "of the two")
     sets = {s.config.get("dataset", getattr(args, "dataset", None)) for s in sources}
     if len(sets) > 1:
         raise UsageError(f"the networks were trained on different data sets ({', '.join(sorted(map(str, sets)))}): "
                          "compare those of one, in a folder of their own")
     return {**{k: getattr(args, k) for k in GRID}, "dataset": sets.pop(), "which": args.which,
             **({"save_probs": True} if getattr(args, "save_probs", False) else {}),
+            **({"refine": args.refine} if args.refine else {}),
             **anchor_settings(args, [s.config for s in sources]), **foreign_settings(args, sources)}
 
 
@@ -103,7 +108,7 @@ def read_settings(held, file):
 def common(args, sources):
     """([(source, file)], settings): the finished class maps that all sources have and the flags of
     landscape.cli.add_maps and --which select. Raises FileProblem if there are none, UsageError if there are several."""
-    asked = {k: getattr(args, k) for k in (*GRID, "which") if getattr(args, k) not in (None, False)}
+    asked = {k: getattr(args, k) for k in CHOSEN if getattr(args, k) not in (None, False)}
     held = []
     for source in sources:
         folder = measure_folder(source, args.runs) / "arrays"
@@ -111,7 +116,7 @@ def common(args, sources):
         for file in sorted(folder.glob("class_maps-*.npz")):
             arrays = read_arrays(file, NEEDS, only=("complete", "settings"))
             of = read_settings(arrays, file)
-            if int(arrays["complete"]) == of["planes"] and all(of[k] == v for k, v in asked.items()):
+            if int(arrays["complete"]) == of["planes"] and all(of.get(k, 0) == v for k, v in asked.items()):
                 found[file.name] = file, of
         held.append(found)
     names = set.intersection(*map(set, held))
@@ -126,8 +131,9 @@ def common(args, sources):
         names = {n for n in names if not held[0][n][1]["as_published"]} or names
     if len(names) > 1:
         kinds = [held[0][name][1] for name in sorted(names)]
-        varying = [k for k in (*GRID, "which") if len({str(s[k]) for s in kinds}) > 1] or ["dataset"]
-        choices = ", ".join(f"--{k} {'/'.join(sorted({str(s[k]) for s in kinds}))}" for k in varying)
+        values = {k: sorted({str(s.get(k, 0)) for s in kinds}) for k in (*CHOSEN, "dataset")}
+        varying = [k for k in values if len(values[k]) > 1] or ["dataset"]
+        choices = ", ".join(f"--{k} {'/'.join(values[k])}" for k in varying)
         raise UsageError(f"there are {len(names)} sets of class maps: choose by {choices}")
     name = names.pop()
     return [(s, found[name][0]) for s, found in zip(sources, held)], held[0][name][1]
@@ -162,6 +168,18 @@ def inside(anchors, extents, resolution):
         c = (sides[0, 0] * (y - ay) - sides[0, 1] * (x - ax)) / area
         out[p] = (np.minimum(np.minimum(b, c), 1 - b - c) >= -1e-9).ravel()
     return out
+
+
+def refined(counts, points):
+    """One line on maps of so many points made by landscape.refine, counts (P, 3): what share was evaluated, and how
+    many may be wrong, by Clopper and Pearson's (1934) one-sided bound on the share of a random sample."""
+    from scipy.special import betaincinv
+
+    evaluated, sampled, differ = (sum(int(row[k]) for row in counts) for k in range(3))
+    total = points * len(counts)
+    most = betaincinv(differ + 1, sampled - differ, 0.95) if differ < sampled else 1.0
+    return (f"refined: {evaluated / total:.1%} of {total} points evaluated; of {sampled} drawn from the rest {differ} "
+            f"differ: at most {most * (1 - evaluated / total):.2%} of all points (95% confidence)")
 
 
 def read_dbviz(file):

@@ -420,31 +420,38 @@ def agreement_figures(found, meanings):
     return out
 
 
-def convergence_figure(measures):
+def convergence_figure(measures, level):
     """A Figure with a row for each measure {label: {"planes": series, "resolution": series}}: it over the number of
-    planes and over the points a side. series: {name: [(x, value, low, high), …]}; low and high may be None."""
+    planes and over the points a side. series: {(group, group or ""): [(x, value, low, high), …]}, in which low and
+    high, the ends of the intervals of that level, may be None. Of more than 12 series those of pairs of two groups are
+    thin and grey."""
     fig, axes = figure(len(measures), 2, width=8.0, height=2.6 * len(measures) + 0.4, squeeze=False,
                        sharey="row")  # fmt: skip
     for row, (label, parts) in zip(axes, measures.items()):
         for ax, over, xlabel in zip(row, ("planes", "resolution"), ("planes", "points a side")):
             series = {name: list(zip(*sorted(points))) for name, points in parts[over].items()}
             x = next(iter(series.values()))[0]
+            grey = [(a, b) for a, b in series if b not in ("", a)] if len(series) > 12 else []
+            for number, (_, y, _, _) in enumerate(series.pop(name) for name in grey):
+                ax.plot(x, y, color="0.75", linewidth=0.8, zorder=1, label="" if number else "two groups")
             scale = "log" if over == "planes" else "linear"
-            curves(ax, x, {name: tuple(s[1:]) for name, s in series.items()}, xlabel=xlabel, xscale=scale, markers=True,
-                   ylabel=label if over == "planes" else "")  # fmt: skip
+            named = {" – ".join(filter(None, name)): tuple(s[1:]) for name, s in series.items()}
+            curves(ax, x, named, xlabel=xlabel, xscale=scale, markers=True, ylabel=label if over == "planes" else "")
             ax.set_xticks(x, ["" if v < x[-1] < 1.4 * v else f"{v:g}" for v in x])  # too near to the last one
             ax.minorticks_off()
             if ax.get_legend() is not None:
                 ax.get_legend().remove()
-        if 1 < len(series) <= 12:  # more names than that are no help
+        if (grey or len(series) > 1) and len(series) <= 12:  # more names than that are no help
             row[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=7)
+    fig.supxlabel(f"means over planes; bands: their {level:.0%} intervals", fontsize=8)
     return fig
 
 
-def interval_figure(groups, models, measures):
-    """A Figure with a panel for each measure {name: label}: each group's value with its interval, and its
-    networks as small grey marks below it. Rows hold group and, for each measure, {"value", "low", "high"}, each
-    perhaps None."""
+def interval_figure(groups, models, measures, note):
+    """A Figure with a panel for each measure {name: label}: each group's value with its interval, and its networks as
+    small grey marks below it. Rows hold group and, for each measure, {"value", "low", "high"}, each perhaps None; high
+    alone is None for an interval without an upper end, which is drawn as an arrow. note: what the intervals are, in
+    words, to stand below."""
     fig, axes = figure(1, len(measures), width=2.8 * len(measures) + 1.2, height=0.45 * len(groups) + 1.5, sharey=True,
                        squeeze=False)  # fmt: skip
     places = {g["group"]: i for i, g in enumerate(groups)}
@@ -459,7 +466,11 @@ def interval_figure(groups, models, measures):
                 continue
             ends = [[abs(cell["value"] - (cell["value"] if cell[k] is None else cell[k]))] for k in ("low", "high")]
             ax.errorbar(cell["value"], place, xerr=ends, fmt="o", color="black", markersize=4, capsize=2)
+            if cell["low"] is not None and cell["high"] is None:  # the upper end lies beyond what was looked at
+                ax.annotate("", (1, place), (cell["value"], place), xycoords=("axes fraction", "data"),
+                            textcoords="data", arrowprops={"arrowstyle": "->", "shrinkA": 0, "shrinkB": 0})
         ax.set_yticks(range(len(groups)), list(places))
         ax.set_xlabel(label, fontsize=8)
         ax.set_ylim(len(groups) - 0.5, -0.5)
+    fig.supxlabel(note + "; grey: each network" * (len(models) > len(groups)), fontsize=8)
     return fig

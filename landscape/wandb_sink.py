@@ -60,7 +60,7 @@ class Wandb:
         self.guarded(lambda: self.run.log(record))
 
     def table(self, name, records):
-        """records: list of dicts with the same keys."""
+        """records: list of dicts with the same keys; None where there is no value."""
         columns = list(records[0]) if records else []
         rows = [[r[c] for c in columns] for r in records]
         self.guarded(lambda: self.run.log({name: self.wandb.Table(columns=columns, data=rows)}))

@@ -11,9 +11,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
-from landscape import cli, evaluate, metrics, plane, runs, seeding, train
+from landscape import cli, evaluate, metrics, plane, refine, runs, seeding, train
 from landscape import data as datasets
 from regions import images
 from regions import margins as margin_module
@@ -73,11 +74,18 @@ def seeded_planes(data, count, resolution):
     return found
 
 
-def trained_network(bench, data):
-    """A landscape.runs.Trained resnet20 after 200 steps, since the maps of an untrained one are ties everywhere."""
+def plain_fragments(class_map, classes):
+    """Connected regions (8 neighbours) of a class map (R, R), class by class, as dbViz counts them."""
+    structure = np.ones((3, 3))
+    return sum(ndimage.label(class_map == c, structure)[1] for c in range(classes))
+
+
+def trained_network(bench, data, **changes):
+    """A landscape.runs.Trained after 200 steps, since the maps of an untrained one are ties everywhere. changes: its
+    settings, net among them."""
     count = bench.size(25_600, 256)
     root = {"data_root": bench.data_root} if bench.data_root else {}
-    args = cli.library(net="resnet20", dataset=bench.dataset, train_size=count, val_size=0, epochs=1,
+    args = cli.library(**changes, dataset=bench.dataset, train_size=count, val_size=0, epochs=1,
                        scheduler="cosine", augment="crop,flip", eval_every=0, device="cpu",
                        runs=bench.cache / "runs", **root)
     run = runs.start("benchmark", args)
@@ -88,6 +96,13 @@ def trained_network(bench, data):
         run.finish(train.fit(network, small, args, run, described))
     run.close()
     return runs.load(run.path)
+
+
+def seen_planes(bench, data, count, resolution, **changes):
+    """(a trained network, [(plane as it sees it, grid coordinates)])"""
+    trained, space = trained_network(bench, data, **changes), evaluate.image_space(data.entry)
+    return trained.network.eval(), [(evaluate.seen_by(flat, space, trained.preprocessing), coords)
+                                    for flat, coords in seeded_planes(data, count, resolution)]
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
@@ -120,10 +135,7 @@ def points(bench):
 
 def class_map(bench):
     data = datasets.load(bench.dataset, bench.data_root, val_size=0)
-    trained = trained_network(bench, data)
-    network, space = trained.network.eval(), evaluate.image_space(data.entry)
-    planes = [(evaluate.seen_by(flat, space, trained.preprocessing), coords)
-              for flat, coords in seeded_planes(data, bench.size(4, 1), bench.size(50, 8))]
+    network, planes = seen_planes(bench, data, bench.size(4, 1), bench.size(50, 8), net="resnet20")
     precision = cli.resolved_precision("auto", "cpu")
     mapper = evaluate.ClassMapper(network, precision)
     turn_ours, turn_twin = itertools.cycle(planes), itertools.cycle(planes)
@@ -151,6 +163,77 @@ def class_map(bench):
 
     return bench.ratio(f"a plane of {len(planes[0][1])} points through resnet20 to labels: {precision} and recheck / "
                        f"dbViz's path; {len(planes)} planes in turn", 3.5, ours, twin, check)
+
+
+def affine_map(bench):
+    data = datasets.load(bench.dataset, bench.data_root, val_size=0)
+    network, planes = seen_planes(bench, data, bench.size(4, 1), bench.size(50, 8), net="fcnet", lr=0.05)
+    mapper = evaluate.ClassMapper(network, "fp32")
+
+    def ours():
+        return torch.cat([mapper(*one)["labels"] for one in planes])
+
+    def twin():
+        with torch.no_grad():
+            return torch.cat([mapper.forward(network, *one).argmax(1) for one in planes])
+
+    def check():
+        fast, slow = ours(), twin()
+        equal = int((fast == slow).sum())
+        return equal == len(slow), f"{equal} of {len(slow)} labels on {len(planes)} planes equal"
+
+    return bench.ratio(f"{len(planes)} planes of {len(planes[0][1])} points through fcnet to labels, fp32: its first "
+                       "layer applied to three points and recheck / to every point, in the same batches",
+                       3, ours, twin, check)
+
+
+def refinement(bench):
+    data, side, stride, share = datasets.load(bench.dataset, bench.data_root, val_size=0), bench.size(500, 20), 16, 0.02
+    network, planes = seen_planes(bench, data, 10, side, net="resnet20")
+    precision = cli.resolved_precision("auto", "cpu")
+    mapper = evaluate.ClassMapper(network, precision)
+    most = bench.size(15, 400)  # fragments
+
+    def coarse(flat, coords):
+        kept = torch.arange(0, side, max(1, side // 50))
+        return mapper(flat, coords.view(side, side, 2)[kept][:, kept].reshape(-1, 2))["labels"].view(len(kept), -1)
+
+    flat, coords = next(one for one in planes if metrics.fragments(coarse(*one).numpy()) <= most)
+    some = coords[::round(1 / share)]
+
+    def ours():
+        return refine.class_map(mapper, flat, coords, stride)
+
+    def check():
+        fast, slow = ours(), mapper(flat, coords)["labels"]
+        equal, (evaluated, sampled, differ) = (fast["labels"] == slow).float().mean().item(), fast["refined"]
+        counts = [metrics.fragments(labels.view(side, side).numpy()) for labels in (fast["labels"], slow)]
+        return equal >= 0.999, (f"{equal:.3%} of {len(slow)} labels equal the full grid's, fragments {counts[0]} and "
+                                f"{counts[1]}; {evaluated} points evaluated; {differ} of {sampled} in its own sample "
+                                "differ")
+
+    return bench.ratio(f"a plane of {len(coords)} points through resnet20 to labels, {precision} and recheck: "
+                       f"--refine {stride} / every point (timed on {share:.0%} of the points and scaled up)",
+                       6, ours, lambda: mapper(flat, some), check, share=len(some) / len(coords))
+
+
+def fragments(bench):
+    planes, classes = bench.size(1000, 10), 10
+    (maps,) = made_up_maps(1, planes, bench.size(50, 10))
+    maps = maps.reshape(planes, bench.size(50, 10), -1)
+
+    def ours():
+        return metrics.fragmentation(maps)["fragments"]
+
+    def twin():
+        return np.array([plain_fragments(one, classes) for one in maps])
+
+    def check():
+        fast, slow = ours(), twin()
+        return np.array_equal(fast, slow), f"{slow.sum()} fragments on {planes} planes, equal on each"
+
+    return bench.ratio(f"fragmentation of {planes} planes, the other four measures included: all planes in one graph / "
+                       "a loop over planes and classes with scipy.ndimage.label", 3, ours, twin, check)
 
 
 def agreement(bench):
@@ -194,7 +277,8 @@ def plain_margin(network, point, partner, grid):
 
 
 def margins(bench):
-    trained, per_point = trained_network(bench, datasets.load(bench.dataset, bench.data_root, val_size=0)), 10
+    data, per_point = datasets.load(bench.dataset, bench.data_root, val_size=0), 10
+    trained = trained_network(bench, data, net="resnet20")
     flags = {"points": bench.size(40, 3), "directions": per_point, "t_max": 100.0, "tolerance": 0.01, "step": 0.5,
              "growth": 1.2}
     held = {"base": "all", "partners": "all", "towards": "image", "split": "test", "dataset": bench.dataset,
@@ -245,4 +329,5 @@ def made_up_maps(models, planes, resolution):
         yield scores.argmax(1).flatten(1).to(torch.uint8).numpy()
 
 
-ROWS = {"points": points, "plane": class_map, "agreement": agreement, "margins": margins}
+ROWS = {"points": points, "plane": class_map, "plane-fcnet": affine_map, "refine": refinement, "agreement": agreement,
+        "fragments": fragments, "margins": margins}

@@ -175,13 +175,13 @@ def draw(args, run, found):
     from landscape.results import write_csv
 
     write_csv(run.path / "convergence.csv", found["rows"], list(found["rows"][0]))
-    run.sink.table("convergence", [{k: "" if v is None else v for k, v in r.items()} for r in found["rows"]])
+    run.sink.table("convergence", found["rows"])
     curves = {m: {over: {} for over in ("planes", "resolution")} for m in DRAWN}
     for r in found["rows"]:
         if r["measure"] in DRAWN:
-            curves[r["measure"]][r["over"]].setdefault(label(r), []).append(
+            curves[r["measure"]][r["over"]].setdefault((r["group_a"], r["group_b"]), []).append(
                 [r[r["over"]], r["value"], r["low"], r["high"]])
-    fig = plots.convergence_figure({MEASURES[m][0]: c for m, c in curves.items() if c["planes"]})
+    fig = plots.convergence_figure({MEASURES[m][0]: c for m, c in curves.items() if c["planes"]}, found["level"])
     for path in plots.save(fig, run.path / "figures" / "convergence", args.formats.split(",")):
         run.sink.image("convergence", path)
         print(f"figure: {path}")

@@ -98,8 +98,9 @@ def draw(args, run, found):
              "low_models": g[f"{m}_models"]["low"], "high_models": g[f"{m}_models"]["high"]}
             for g in found["groups"] for m in MEASURES]
     write_csv(run.path / "fragmentation.csv", rows)
-    run.sink.table("fragmentation", [{k: "" if v is None else v for k, v in r.items()} for r in rows])
-    for path in plots.save(plots.interval_figure(found["groups"], found["models"], MEASURES),
+    run.sink.table("fragmentation", rows)
+    note = f"means over {found['settings']['planes']} planes with {found['level']:.0%} intervals"
+    for path in plots.save(plots.interval_figure(found["groups"], found["models"], MEASURES, note),
                            run.path / "figures" / "fragmentation", args.formats.split(",")):
         run.sink.image("fragmentation", path)
         print(f"figure: {path}")

@@ -326,8 +326,9 @@ def write(args, kind, found, measures):
                  **{f"{k}_models": row.get(f"{m}_models", {}).get(k) for k in ("low", "high")}}
                 for of in ("models", "groups") for row in found[of] for m in measures]
         write_csv(run.path / f"{kind}.csv", rows, list(rows[0]))
-        run.sink.table(kind, [{k: "" if v is None else v for k, v in r.items()} for r in rows])
-        figure = plots.interval_figure(found["groups"], found["models"], measures)
+        run.sink.table(kind, rows)
+        note = f"{found['settings']['points']} images, {found['level']:.0%} intervals"
+        figure = plots.interval_figure(found["groups"], found["models"], measures, note)
         for path in plots.save(figure, run.path / "figures" / kind, args.formats.split(",")):
             run.sink.image(kind, path)
             print(f"figure: {path}")

@@ -18,7 +18,8 @@ from regions import images
 
 # dbViz's 200 distances; from 41 on they are 10 and 20 apart (spec B32).
 PUBLISHED = np.cumsum(np.repeat([0, 0.01, 0.1, 0.5, 1, 10, 20], [1, 11, 9, 31, 25, 25, 98]))
-MEASURES = {"mean": "median over images of the mean margin", "median": "median over images of the median margin",
+MEASURES = {"mean": "median over images of the mean margin\n(normalised units)",
+            "median": "median over images of the median margin\n(normalised units)",
             "censored": "share of censored directions"}  # fmt: skip
 
 

@@ -172,6 +172,27 @@ def test_bf16_maps_are_those_of_fp32_after_the_recheck(digits, network):
     assert 0 < rechecked < 6 * 900 / 2
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["mlp", "fcnet"])
+def test_the_first_layer_of_a_fully_connected_network_is_applied_to_the_plane(digits, name, precision):
+    """Three points go through it instead of all; the maps are those of the whole network, and so nearly the logits."""
+    network = trained_a_little(name, width=0, steps=60)
+    mapper = evaluate.ClassMapper(network, precision)
+    inputs = []
+    hook = network.fc1.register_forward_pre_hook(lambda module, args: inputs.append(len(args[0])))
+    space = evaluate.image_space(ENTRY)
+    flat = evaluate.image_plane(digits.test, [3, 40, 111], space)
+    coords = plane.grid(flat, 40, 0.5, 0.5)
+    said = mapper(flat, coords)
+    assert sum(inputs) == said["rechecked"] < len(coords) / 4
+    hook.remove()
+    with torch.no_grad():
+        exact = network(plane.points(flat, coords).permute(0, 3, 1, 2))
+        fast = mapper.forward(mapper.fast, flat, coords)
+    assert torch.equal(said["labels"], exact.argmax(1)) and len(set(said["labels"].tolist())) > 2
+    assert (fast - exact).abs().max() < (1e-4 if precision == "fp32" else 0.05) * exact.abs().max()
+
+
 @pytest.mark.parametrize("name", ["resnet20", "vit4", "mlp", "mcnn"])
 def test_the_fast_copy_is_the_same_function(name):
     network = trained_a_little(name, steps=2, width=0 if name == "mlp" else 16)

@@ -214,3 +214,28 @@ def test_maps_that_cannot_be_drawn_are_refused():
         plots.region_map(ax, np.zeros(25, int), extent=EXTENT, colours=plots.palette(10))
     with pytest.raises(ValueError, match="no colour"):
         plots.region_map(ax, np.full((5, 5), 10), extent=EXTENT, colours=plots.palette(10))
+
+
+def test_interval_figures_say_what_their_intervals_are_and_show_an_open_end():
+    groups = [{"group": "a", "m": {"value": 1.0, "low": 0.5, "high": None}},
+              {"group": "b", "m": {"value": 2.0, "low": 1.5, "high": 2.5}},
+              {"group": "c", "m": {"value": None, "low": None, "high": None}}]
+    models = [{"group": "b", "m": {"value": v}} for v in (1.9, 2.1)]
+    fig = plots.interval_figure(groups, models * 2, {"m": "margin"}, "7 images")
+    (ax,) = fig.axes
+    assert [t.get_text() for t in ax.texts] == ["", "none"] and ax.texts[0].arrow_patch is not None
+    assert fig.get_supxlabel() == "7 images; grey: each network"
+    assert plots.interval_figure(groups, [], {"m": "margin"}, "7 images").get_supxlabel() == "7 images"
+
+
+@pytest.mark.parametrize(("count", "grey"), [(4, 0), (5, 10)])
+def test_of_many_curves_those_of_two_groups_are_grey(count, grey):
+    names = [f"g{i}" for i in range(count)]
+    series = {(a, b): [(x, 0.5, 0.4, 0.6) for x in (10, 20)] for i, a in enumerate(names) for b in names[i:]}
+    fig = plots.convergence_figure({"agreement": {"planes": series, "resolution": series}}, 0.9)
+    assert "90%" in fig.get_supxlabel()
+    for ax in fig.axes:
+        assert sum(line.get_color() == "0.75" for line in ax.lines) == grey
+        assert len(ax.lines) == len(series)
+    words = [t.get_text() for t in fig.axes[1].get_legend().get_texts()]
+    assert words == ["two groups"] * (grey > 0) + [" – ".join(p) for p in series if not grey or p[0] == p[1]]

@@ -1,5 +1,6 @@
 """wandb as a second place: what arrives there, and that nothing about it stops or stalls a run."""
 
+import csv
 import http.server
 import json
 import os
@@ -16,6 +17,7 @@ import calculate_iou
 import main
 import save_preds
 from landscape import runs, wandb_sink
+from regions import animate, ball, converge, fragmentation, margins, skips
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--net", "mlp", "--width", "16", "--dataset", "digits", "--train_size", "200", "--epochs", "2", "--bs", "50",
@@ -139,6 +141,51 @@ def test_an_offline_run_holds_what_the_scripts_measured(tmp_path, monkeypatch, c
     assert sent.pictures("agreement") and sent.pictures("kappa")
     assert sent.ids == {json.loads((home / "meta.json").read_text())["wandb_id"]}
     assert "wandb " not in capsys.readouterr().err
+
+
+IMAGES = ["--points", "6", "--directions", "2", "--device", "cpu", "--threads", "1"]
+MEASURES = {"fragmentation": (fragmentation, []), "convergence": (converge, ["--resamples", "50"]),
+            "margins": (margins, [*IMAGES, "--t_max", "20"]), "skips": (skips, [*IMAGES, "--along", "5"]),
+            "ball": (ball, IMAGES)}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Three networks in two groups, one of them alone in its own, with snapshots and class maps; logged nowhere yet."""
+    root = tmp_path_factory.mktemp("runs")
+    for width, seed in ((16, 0), (16, 1), (8, 0)):
+        assert main.main([*TINY, "--width", str(width), "--seed", str(seed), "--imgs", "none", "--snapshots", "all",
+                          "--runs", str(root)]) == 0
+    assert save_preds.main(["--load_net", str(root / "regions"), "--planes", "12", "--resolution", "10", "--threads",
+                            "1", "--runs", str(root)]) == 0
+    return root
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_the_table_and_the_figure_of_every_measure_arrive(measured, capsys, name):
+    script, flags = MEASURES[name]
+    assert script.main(["--load_net", str(measured / "regions"), "--runs", str(measured), *flags, "--active_log",
+                        "--wandb_mode", "offline"]) == 0
+    assert "wandb " not in capsys.readouterr().err
+    (home,) = measured.glob(f"regions/{name}_*")
+    sent = Sent(home)
+    (table,) = sent.tables(name)
+    with (home / f"{name}.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert table["columns"] == list(rows[0])
+    assert [["" if v is None else str(v) for v in row] for row in table["data"]] == [list(r.values()) for r in rows]
+    assert any("" in r.values() for r in rows)  # a group of one network has no interval over networks
+    assert len(sent.pictures(name)) == 1
+
+
+def test_the_animation_arrives_in_the_wandb_run_of_its_training(measured, capsys):
+    folder = next(f.parent for f in measured.glob("regions/digits_*seed=0*/done"))
+    assert animate.main([str(folder), "--imgs", "5,42,17", "--resolution", "10", "--device", "cpu", "--threads", "1",
+                         "--active_log", "--wandb_mode", "offline"]) == 0
+    assert "wandb " not in capsys.readouterr().err
+    (gif,) = (f for f in Sent(folder).files if f.suffix == ".gif")
+    (own,) = folder.glob("figures/animation_*.gif")
+    assert gif.read_bytes() == own.read_bytes()
 
 
 def test_a_network_trained_without_wandb_gets_one_run_for_all_later_scripts(tmp_path):

@@ -206,7 +206,7 @@ def draw(args, sources, sink=None):
     name = f"plane-{runs.hash8(settings)}.npz"
     files = [runs.measure_folder(s, args.runs) / "arrays" / name for s in sources]
     missing = [(s, f) for s, f in zip(sources, files) if args.force or not f.exists()]
-    if missing:
+    if missing or args.save_triplets:
         compute(args, settings, missing, sources)
     named = [s.seed_name if not args.column_by else f"{args.column_by} {s.config[args.column_by]}" for s in sources]
     cells = [(s.group, name, runs.read_arrays(f)) for s, name, f in zip(sources, named, files)]

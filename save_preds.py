@@ -59,7 +59,7 @@ def main(argv=None):
         for source, file in zip(sources, files):
             print(f"{'compute' if (source, file) in todo else 'done'}: {source.group}: {file}")
         return 0
-    if todo:
+    if todo or args.save_triplets:
         compute(args, settings, todo, sources)
     print(f"{'group':<24} {'planes':>6} {'points':>8} {'rechecked':>10} {'largest class':>14}  file")
     for source, file in zip(sources, files):

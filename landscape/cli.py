@@ -639,6 +639,11 @@ def run(main):
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "the disk is full; free some space and run the same command again" if full else e.strerror or str(e)
         code = complain(name, f"{e.filename or 'writing'}: {what}", 3)
+    except (MemoryError, RuntimeError) as e:
+        if not isinstance(e, MemoryError) and not re.search("can't allocate memory|out of memory", str(e)):
+            raise
+        code = complain(name, "this machine has too little memory for these settings; smaller sizes, such as of "
+                              "--resolution, --bs or --eval_bs, need less", 2)
     except KeyboardInterrupt:
         code = complain(name, "stopped; what was saved is kept, run the same command again to go on", 75)
     sys.exit(code)

@@ -240,7 +240,7 @@ class ClassMapper:
         dtype = torch.bfloat16 if fast and self.precision == "bf16" else torch.float32
         if fast and self.first is not None:
             plane = behind(plane, self.first)
-        bs = batch_size(self.device, self.bs, plane.shape[0] * plane.shape[1])
+        bs = self.bs or batch_size(self.device, 0, plane.shape[0] * plane.shape[1]) * 4 // dtype.itemsize
         buffer = torch.empty((min(bs, len(coords)), *plane.shape), device=self.device)
         out = []
         for part in coords.split(bs):
@@ -301,8 +301,9 @@ def margin(x):
 
 def bf16_copy(network):
     """A bfloat16 channels_last copy of the network for inference. Where torch.fx can follow its forward, BatchNorm is
-    folded into convolutions, a last linear layer stays float32 (the rounding of the logits themselves would be half of
-    the error), and on a CPU each convolution adds and rectifies what it has just computed."""
+    folded into convolutions, a last linear layer and the pooling before it stay float32 (the rounding of the logits
+    themselves would be half of the error), and on a CPU each convolution adds and rectifies what it has just computed.
+    """
     from torch.fx.experimental.optimization import fuse
 
     try:
@@ -312,49 +313,74 @@ def bf16_copy(network):
     last = next(iter(n for n in fast.graph.nodes if n.op == "output")).args[0]
     head = fast.get_submodule(last.target) if getattr(last, "op", "") == "call_module" else None
     head = copy.deepcopy(head) if isinstance(head, torch.nn.Linear) else None
+    biases = {k.removesuffix(".bias"): v.detach() for k, v in fast.named_parameters() if k.endswith(".bias")}
     fast = as_bf16(fast)
     if head is not None:
-        fast.set_submodule(last.target, Float32(head.requires_grad_(False)))
+        fast.set_submodule(last.target, head.requires_grad_(False))
+        pool_in_float32(fast, last)
     if device_of(network).type == "cpu":
-        join_convolutions(fast)
+        join_convolutions(fast, biases)
     return fast
 
 
 def as_bf16(network):
+    for m in network.modules():
+        if isinstance(m, torch.nn.Conv2d):
+            m.weight.data = rounded(m.weight.data)
     return network.to(dtype=torch.bfloat16, memory_format=torch.channels_last).requires_grad_(False)
 
 
-class Float32(torch.nn.Module):
-    """A float32 layer behind bfloat16 ones."""
+def rounded(weight):
+    """A convolution's weights (O, I, h, w), rounded to bfloat16 in such a way that the taps of each pair of channels
+    keep their sum: what one loses is handed to the next. Smooth inputs then give nearly what they gave: on planes of a
+    resnet20 the error is less than half of that of rounding to nearest."""
+    taps = weight.flatten(2)
+    out, carry = torch.empty_like(taps), torch.zeros_like(taps[:, :, 0])
+    for k in range(taps.shape[2]):
+        out[:, :, k] = (taps[:, :, k] + carry).bfloat16()
+        carry = taps[:, :, k] + carry - out[:, :, k]
+    return out.view_as(weight)
 
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
 
-    def forward(self, x):
-        return self.layer(x.float())
+def pool_in_float32(network, head):
+    """In a torch.fx GraphModule, in place: what lies between the last ReLU or layer with weights and the node of a
+    float32 head (pooling, flattening) is float32."""
+    modules, node = dict(network.named_modules()), head.args[0]
+    while len(node.all_input_nodes) == 1 and not is_relu(node, modules) and not (
+            node.op == "call_module" and list(modules[node.target].parameters())):
+        node = node.all_input_nodes[0]
+    with network.graph.inserting_after(node):
+        wide = network.graph.call_method("float", (node,))
+    node.replace_all_uses_with(wide, delete_user_cb=lambda user: user is not wide)
+    network.recompile()
 
 
 class Joined(torch.nn.Module):
     """A convolution, the addition of a tensor of its result's shape if one is given, and a ReLU if asked: one pass over
-    the memory instead of three. These are the operators that torch.compile uses on a CPU."""
+    the memory instead of three. These are the operators that torch.compile uses on a CPU. in_place: the result takes
+    the place of the tensor added."""
 
-    def __init__(self, conv, relu):
+    def __init__(self, conv, relu, bias):
         super().__init__()
-        self.weight, self.bias, self.relu = conv.weight, conv.bias, "relu" if relu else None
         self.how = [list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups]
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *self.how)
+        self.channels, self.bias, self.relu, self.in_place = conv.out_channels, bias, "relu" if relu else None, False
 
     def forward(self, x, other=None):
         join = torch.ops.mkldnn._convolution_pointwise
         if other is None:
             return join(x, self.weight, self.bias, *self.how, self.relu or "none", [], "")
-        if other.shape[1] != len(self.weight):
+        if other.shape[1] != self.channels:
             raise ContentError("this network adds tensors of different shapes: use --map_precision fp32")
-        return join.binary(x, other, self.weight, self.bias, *self.how, "add", 1.0, self.relu, [], "")
+        then = (self.weight, self.bias, *self.how, "add", 1.0, self.relu, [], "")
+        if self.in_place:
+            return torch.ops.mkldnn._convolution_pointwise_.binary(other, x, *then)
+        return join.binary(x, other, *then)
 
 
-def join_convolutions(network):
-    """In a torch.fx GraphModule, in place: every convolution does the addition and the ReLU that alone follow it."""
+def join_convolutions(network, biases):
+    """In a torch.fx GraphModule, in place: every convolution does the addition and the ReLU that alone follow it. Those
+    that add nothing take their bias of `biases`, which is float32."""
     modules = dict(network.named_modules())
     for node in list(network.graph.nodes):
         conv = modules.get(node.target) if node.op == "call_module" else None
@@ -365,15 +391,32 @@ def join_convolutions(network):
             other = next((a for a in user.args if a is not node), None)
             if getattr(other, "op", "") in ("call_module", "call_function"):
                 last, inputs, user = user, (node.args[0], other), only_user(user)
-        relu = user is not None and (user.target is F.relu or isinstance(modules.get(user.target), torch.nn.ReLU))
+        relu = user is not None and is_relu(user, modules)
         last = user if relu else last
         name = f"joined_{node.name}"
-        network.add_submodule(name, Joined(conv, relu))
+        modules[name] = Joined(conv, relu, biases.get(node.target) if len(inputs) == 1 else conv.bias)
+        network.add_submodule(name, modules[name])
         with network.graph.inserting_after(last):
             last.replace_all_uses_with(network.graph.call_module(name, inputs))
     network.graph.eliminate_dead_code()
+    add_in_place(network.graph, modules)
     network.recompile()
     network.delete_all_unused_submodules()
+
+
+def add_in_place(graph, modules):
+    """Joined convolutions add in place what only such convolutions have read, and none reads afterwards."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        joined = modules.get(node.target)
+        if isinstance(joined, Joined) and len(node.args) == 2:
+            x, other = node.args
+            readers = [isinstance(modules.get(n.target), Joined) for n in (other, *other.users)]
+            joined.in_place = x is not other and all(readers) and max(other.users, key=order.get) is node
+
+
+def is_relu(node, modules):
+    return node.target is F.relu or isinstance(modules.get(node.target), torch.nn.ReLU)
 
 
 def only_user(node):

@@ -76,6 +76,10 @@ def read_triplets(path):
     held = read_json(path)
     if not isinstance(held, dict) or TRIPLETS - held.keys():
         raise ContentError(f"{path} is no file of triplets: {', '.join(sorted(TRIPLETS))} are expected in it")
+    triplets = held["triplets"]
+    if not (isinstance(triplets, list) and triplets and all(
+            isinstance(t, list) and len(t) == 3 and all(type(i) is int for i in t) for t in triplets)):
+        raise ContentError(f"{path} is damaged: its triplets are not lists of three ids")
     return held
 
 

@@ -586,11 +586,21 @@ def fits(config, select):
         key, equals, values = word.partition("=")
         if not equals or key not in config:
             raise UsageError(f"--select {word}: KEY=VALUE is expected, with a setting of the runs as KEY")
-        said = models.canonical(config[key]) if key == "net" else str(config[key])
-        wanted = [models.canonical(v) if key == "net" else v for v in values.split("|")]
-        if said not in wanted:
+        if not any(said(key, config[key], value) for value in values.split("|")):
             return False
     return True
+
+
+def said(key, own, text):
+    """Is a run's own setting what the user wrote? Networks have aliases, and 0 is 0.0."""
+    if key == "net":
+        return models.canonical(own) == models.canonical(text)
+    if isinstance(own, float):
+        try:
+            return own == float(text)
+        except ValueError:
+            return False
+    return str(own) == text
 
 
 def run_source(folder, group_by):

@@ -169,6 +169,14 @@ def test_triplets_are_saved_shared_and_loaded(root, tmp_path):
     for a, b in zip(first, again):
         assert np.array_equal(a["triplets"], b["triplets"]) and np.array_equal(a["labels"], b["labels"])
     assert maps.read_triplets(file)["anchors"] == "same_class"
+    whole = file.read_bytes()
+    file.unlink()
+    maps_with(root, "--anchors", "same_class", "--split", "train", "--save_triplets", str(file))
+    assert file.read_bytes() == whole  # though no map was left to compute
+    plane = ["--load_net", str(root / "regions"), "--dataset", "digits", "--resolution", "5", "--runs", str(root)]
+    for name in ("a", "b"):
+        main.main([*plane, "--device", "cpu", "--save_triplets", str(tmp_path / name)])
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_triplets_of_another_set_are_refused(root, tmp_path):
@@ -178,6 +186,10 @@ def test_triplets_of_another_set_are_refused(root, tmp_path):
     runs.write_json(file, held)
     with pytest.raises(ContentError, match="another data set"):
         maps_with(root, "--triplets", str(file))
+    for wrong in ([], [[0, 1, "a"]], [[0, 1]], "text", [[0, 1, 2.5]]):
+        runs.write_json(file, {**held, "triplets": wrong})
+        with pytest.raises(ContentError, match="not lists of three ids"):
+            maps_with(root, "--triplets", str(file))
     runs.write_json(file, {"triplets": []})
     with pytest.raises(ContentError, match="no file of triplets"):
         maps_with(root, "--triplets", str(file))

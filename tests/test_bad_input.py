@@ -522,6 +522,8 @@ def test_a_damaged_state_says_which_file_to_delete(out, monkeypatch):
     (ContentError("c"), 4, "main.py: c"), (KeyboardInterrupt(), 75, "run the same command again"),
     (OSError(errno.ENOSPC, "No space left on device", "x.bin"), 3, "x.bin: the disk is full"),
     (PermissionError(errno.EACCES, "Permission denied", "x.bin"), 3, "x.bin: Permission denied"),
+    (MemoryError(), 2, "too little memory"), (torch.OutOfMemoryError("CUDA out of memory. Tried"), 2, "--bs"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "too little memory"),
 ])  # fmt: skip
 def test_run_leaves_with_the_code_and_one_line(monkeypatch, capsys, raised, code, said):
     def broken(argv):
@@ -536,6 +538,18 @@ def test_run_leaves_with_the_code_and_one_line(monkeypatch, capsys, raised, code
         signal.signal(signal.SIGTERM, before)
     err = capsys.readouterr().err
     assert left.value.code == code and err.count("\n") == 1 and said in err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def broken(argv):
+        raise RuntimeError("shapes differ")
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(RuntimeError, match="shapes differ"):
+            cli.run(broken)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(("script", "argv", "code"), [

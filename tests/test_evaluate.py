@@ -193,15 +193,57 @@ def test_the_first_layer_of_a_fully_connected_network_is_applied_to_the_plane(di
     assert (fast - exact).abs().max() < (1e-4 if precision == "fp32" else 0.05) * exact.abs().max()
 
 
-@pytest.mark.parametrize("name", ["resnet20", "vit4", "mlp", "mcnn"])
+@pytest.mark.parametrize("name", ["resnet20", "resnet18", "wrn-10-1", "vit4", "mlp", "mcnn"])
 def test_the_fast_copy_is_the_same_function(name):
-    network = trained_a_little(name, steps=2, width=0 if name == "mlp" else 16)
+    network = trained_a_little(name, steps=2, width=0 if name in ("mlp", "wrn-10-1") else 16)
     x = torch.randn(9, 1, 8, 8)
     with torch.no_grad():
         exact = network(x)
-        fast = evaluate.bf16_copy(network)(x.bfloat16()).float()
-    assert (fast - exact).abs().max() < 0.05 * exact.abs().max()
+        copy = evaluate.bf16_copy(network)
+        fast = copy(x.bfloat16())
+        assert torch.equal(fast, copy(x.bfloat16()))
+    assert (fast.float() - exact).abs().max() < 0.05 * exact.abs().max()
     assert next(network.parameters()).dtype == torch.float32
+    assert fast.dtype == (torch.bfloat16 if name == "vit4" and fast.dtype != torch.float32 else torch.float32)
+
+
+class Adds(nn.Module):
+    """Additions that may and that may not take the place of what they add, because it is read again."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv2d(1 if i == 0 else 8, 8, 3, padding=1) for i in range(4))
+        self.linear = nn.Linear(8, 10)
+
+    def forward(self, x):
+        first = torch.relu(self.a(x))
+        second = self.b(first) + first  # read below
+        third = self.c(second) + second  # the tensor that the convolution reads; read by nobody else
+        fourth = self.d(first) + third  # read by nobody else
+        return self.linear((fourth + 0.5 * first).mean((2, 3)))
+
+
+def test_what_is_read_again_is_not_overwritten():
+    torch.manual_seed(0)
+    network = Adds().eval()
+    x = torch.randn(9, 1, 8, 8).bfloat16()
+    copy = evaluate.bf16_copy(network)
+    joined = [m for m in copy.modules() if isinstance(m, evaluate.Joined)]
+    with torch.no_grad():
+        exact, fast, again = network(x.float()), copy(x), copy(x)
+    assert torch.equal(fast, again) and (fast - exact).abs().max() < 0.02 * exact.abs().max()
+    assert [m.in_place for m in joined].count(True) == 1
+
+
+def test_rounded_weights_keep_the_sums_of_their_taps():
+    torch.manual_seed(0)
+    weight = torch.randn(16, 8, 3, 3)
+    ours, nearest = evaluate.rounded(weight), weight.bfloat16().float()
+    assert torch.equal(ours, ours.bfloat16().float())
+    assert (ours - weight).abs().max() <= weight.abs().max() / 128
+    sums = [(w - weight).sum((2, 3)).abs().mean() for w in (ours, nearest)]
+    assert sums[0] < sums[1] / 2
+    assert torch.equal(evaluate.rounded(weight[:, :, :1, :1]), nearest[:, :, :1, :1])
 
 
 def test_a_plane_is_seen_through_each_networks_own_preprocessing(digits):

@@ -193,7 +193,7 @@ def test_models_are_selected_by_their_settings(tmp_path):
     for net, opt in (("ResNet", "SGD"), ("ResNet", "Adam"), ("VGG", "SGD")):
         run = tmp_path / f"{net}{opt}"
         run.mkdir()
-        (run / "config.yaml").write_text(f"net: {net}\nwidth: 0\nopt: {opt}")
+        (run / "config.yaml").write_text(f"net: {net}\nwidth: 0\nopt: {opt}\nlr: {'0.1' if net == 'VGG' else '1.0'}")
         for name in ("done", "model.safetensors"):
             (run / name).touch()
 
@@ -202,9 +202,11 @@ def test_models_are_selected_by_their_settings(tmp_path):
 
     assert names("opt=SGD") == ["ResNetSGD", "VGGSGD"]
     assert names("opt=SGD|Adam", "net=resnet18") == ["ResNetAdam", "ResNetSGD"]
+    assert names("lr=0.10", "width=0") == names("net=VGG") == ["VGGSGD"]
+    assert names("lr=1|none", "opt=Adam") == ["ResNetAdam"]
     with pytest.raises(FileProblem, match="opt=AdamW"):
         names("opt=AdamW")
-    for wrong in ("opt", "lr=1"):
+    for wrong in ("opt", "bs=1"):
         with pytest.raises(UsageError, match="KEY=VALUE"):
             names(wrong)
 

@@ -135,10 +135,14 @@ def common(args, sources):
         names = {n for n in names if not held[0][n][1]["as_published"]} or names
     if len(names) > 1:
         kinds = [held[0][name][1] for name in sorted(names)]
-        values = {k: sorted({str(s.get(k, 0)) for s in kinds}) for k in (*CHOSEN, "dataset")}
-        varying = [k for k in values if len(values[k]) > 1] or ["dataset"]
-        choices = ", ".join(f"--{k} {'/'.join(values[k])}" for k in varying)
-        raise UsageError(f"there are {len(names)} sets of class maps: choose by {choices}")
+        keys = dict.fromkeys((*CHOSEN, *(k for s in kinds for k in s)))
+        values = {k: sorted({str(s.get(k, 0)) for s in kinds}) for k in keys}
+        varying = [k for k in values if len(values[k]) > 1]
+        choices = ", ".join(f"--{k} {'/'.join(values[k])}" for k in varying if k in CHOSEN)
+        first = held[0][min(names)][0]
+        raise UsageError(f"there are {len(names)} sets of class maps: " + (
+            f"choose by {choices}" if choices else f"they differ in {' and '.join(varying)}, which no flag chooses; "
+            f"move away what is not wanted, such as {first}"))
     name = names.pop()
     return [(s, found[name][0]) for s, found in zip(sources, held)], held[0][name][1]
 

@@ -33,7 +33,8 @@ def main(argv=None):
     found = images.measured(args, "ball", held, sources, measure)
     values = [{"mean": (n := arrays["distinct"].astype(float)), "several": (n > 1).astype(float)}
               for _, arrays in found]
-    models, groups = images.summaries(found, values, {m: (m, np.mean) for m in MEASURES}, args.level)
+    models, groups = images.summaries(
+        found, values, {"mean": ("mean", np.mean, 1.0), "several": ("several", np.mean, 0.0, 1.0)}, args.level)
     print(f"{held['points']} images of {held['dataset']} {held['split']} ({held['base']}), {held['directions']} points "
           f"at {held['delta']:g} towards {images.TOWARDS[held['towards']]}; {args.level:.0%} intervals")
     images.show(groups, MEASURES)

@@ -254,30 +254,32 @@ def plan(args, kind, held, sources):
 
 def summaries(found, values, measures, level):
     """(rows of networks, rows of groups). values: one dict of arrays (N,) a network, NaN where an image has no value
-    and inf where it is beyond what was looked at; measures: {name: (key of values, statistic over images)}.
+    and inf where it is beyond what was looked at; measures: {name: (key of values, statistic over images)}, and after
+    them, where they are not 0 and infinity, the least and the most that it can be.
 
     Intervals are over images; those of a group also over its networks, under <name>_models.
     """
     models, groups = [], {}
     for (source, _), held in zip(found, values):
         row = {"group": source.group, "name": source.seed_name, "path": str(source.path)}
-        for name, (key, statistic) in measures.items():
-            row[name] = estimate(held[key][None], statistic, level)
+        for name, (key, statistic, *ends) in measures.items():
+            row[name] = estimate(held[key][None], statistic, level, *ends)
         models.append(row)
         groups.setdefault(source.group, []).append((row, held))
     out = []
     for group, members in groups.items():
         row = {"group": group, "models": len(members)}
-        for name, (key, statistic) in measures.items():
-            row[name] = estimate(np.stack([held[key] for _, held in members]), statistic, level)
-            row[f"{name}_models"] = over_models([r[name]["value"] for r, _ in members], level)
+        for name, (key, statistic, *ends) in measures.items():
+            row[name] = estimate(np.stack([held[key] for _, held in members]), statistic, level, *ends)
+            row[f"{name}_models"] = over_models([r[name]["value"] for r, _ in members], level, *ends)
         out.append(row)
     return models, out
 
 
-def estimate(table, statistic, level):
-    """The mean over networks of a statistic over images, from a table (M, N), with its interval over images and the
-    least number n of images that count. A value or an end that is not finite is None."""
+def estimate(table, statistic, level, least=0.0, most=np.inf):
+    """The mean over networks of a statistic over images, from a table (M, N), with its interval over images, cut at
+    what the statistic can be, and the least number n of images that count. A value or an end that is not finite is
+    None."""
     from landscape.results import bootstrap
 
     def of(rows):
@@ -289,16 +291,18 @@ def estimate(table, statistic, level):
         if not np.isfinite(of(np.arange(table.shape[1]))):
             return {"value": None, "low": None, "high": None, "n": count}
         value, *ends = bootstrap(np.arange(table.shape[1]), of, level=level)
-    low, high = (None if end is None or not np.isfinite(end) else end for end in ends)
+    low, high = (None if end is None or not np.isfinite(end) else min(max(end, least), most) for end in ends)
     return {"value": value, "low": low, "high": high, "n": count}
 
 
-def over_models(values, level):
+def over_models(values, level, least=0.0, most=np.inf):
     from landscape.results import bootstrap
 
     if None in values:
         return {"value": None, "low": None, "high": None}
-    return dict(zip(("value", "low", "high"), bootstrap(values, level=level)))
+    value, *ends = bootstrap(values, level=level)
+    low, high = (None if end is None else min(max(end, least), most) for end in ends)
+    return {"value": value, "low": low, "high": high}
 
 
 def shown(cell, digits=3):

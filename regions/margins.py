@@ -205,7 +205,8 @@ def of_images(held, arrays):
 
 def summary(args, held, found, checked):
     values = [of_images(held, arrays) for _, arrays in found]
-    statistics = {"mean": ("mean", np.median), "median": ("median", np.median), "censored": ("censored", np.mean)}
+    statistics = {"mean": ("mean", np.median), "median": ("median", np.median),
+                  "censored": ("censored", np.mean, 0.0, 1.0)}
     models, groups = images.summaries(found, values, statistics, args.level)
     for i, (row, (_, arrays), each) in enumerate(zip(models, found, values)):
         hit = arrays["margins"] < np.inf

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import calculate_iou
 import main
 import save_preds
 from landscape import anchors, cli, data, evaluate, maps, objectives, plane, runs
@@ -169,6 +170,8 @@ def test_triplets_are_saved_shared_and_loaded(root, tmp_path):
     for a, b in zip(first, again):
         assert np.array_equal(a["triplets"], b["triplets"]) and np.array_equal(a["labels"], b["labels"])
     assert maps.read_triplets(file)["anchors"] == "same_class"
+    with pytest.raises(UsageError, match="differ in triplets, which no flag chooses; move away .*class_maps-"):
+        calculate_iou.main(["--load_net", str(root / "regions"), "--runs", str(root)])
     whole = file.read_bytes()
     file.unlink()
     maps_with(root, "--anchors", "same_class", "--split", "train", "--save_triplets", str(file))

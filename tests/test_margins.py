@@ -69,6 +69,16 @@ def test_censored_directions_count_and_are_larger_than_any_margin():
     assert images.estimate(got["median"][None], np.median, 0.95)["value"] is None
 
 
+def test_an_interval_of_few_images_ends_at_what_the_statistic_can_be():
+    share = np.array([0.0] * 7 + [1.0])
+    free = images.estimate(share[None], np.mean, 0.95, -np.inf)
+    assert free["low"] < 0 < images.estimate(share[None], np.mean, 0.95)["value"] == 0.125
+    assert images.estimate(share[None], np.mean, 0.95)["low"] == 0
+    assert images.estimate(1 - share[None], np.mean, 0.95)["high"] > 1
+    assert images.estimate(1 - share[None], np.mean, 0.95, 0.0, 1.0)["high"] == 1
+    assert images.over_models([0.0, 0.0, 0.1], 0.95)["low"] == 0
+
+
 def test_without_missed_changes_margins_equal_a_dense_scan_and_the_check_finds_the_missed():
     of, network = scene(points=20), Waves()
     got = margins.measure(of, network, 16)["margins"]

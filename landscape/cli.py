@@ -641,6 +641,7 @@ def run(main):
         code = complain(name, f"{e.filename or 'writing'}: {what}", 3)
     except KeyboardInterrupt:
         code = complain(name, "stopped; what was saved is kept, run the same command again to go on", 75)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # on the way out already: a cluster asks more than once
     sys.exit(code)
 
 

@@ -22,7 +22,8 @@ PAPER = "Schaeffer et al. 2023"
 TWICE = 2.0
 TENFOLD = 10.0
 # The settings that are judged, chosen beforehand: right and as published (absolute, where the figures show an effect).
-CHOSEN = {False: {"cutoffs": 0.1, "budgets": 1.0}, True: {"cutoffs": 1.0, "budgets": 10.0}}
+# The largest budget of the paper's figures was added after the others had been judged, and is a claim of its own.
+CHOSEN = {False: {"cutoffs": 0.1, "budgets": (1.0,)}, True: {"cutoffs": 1.0, "budgets": (10.0, 31.6)}}
 OURS = "no number; this ablation is ours"
 COMMAND = "bash scripts/fig_linear_double_descent.sh"
 
@@ -153,14 +154,17 @@ def linear(folder, results):
             over_flanks(arrays["ridge_loo_test_mse"], at), TWICE, "below", OURS)
         add("ridge-best", "–", f"Ridge with the best penalty of each size has no peak ({peak})",
             over_flanks(best_ridge(arrays), at), TWICE, "below", OURS)
-        if chosen["budgets"] in about["budgets"]:
-            k = about["budgets"].index(chosen["budgets"])
+        for budget in chosen["budgets"]:
+            if budget not in about["budgets"]:
+                continue
+            k, most = about["budgets"].index(budget), budget != chosen["budgets"][0]
             for key, figure, words in (("attack_mode", "adversarial, test data", "test rows moved along the smallest "
                                         "mode"), ("attack_target", "adversarial, training data", "training targets "
                                         "moved along it, at unchanged training error")):
                 factor = arrays[f"{key}_test_mse"][k, at[1]] / arrays["test_mse"][at[1]]
-                add(key.replace("_", "-"), figure, f"Test error at N = {p} grows tenfold or more with {words} (budget "
-                    f"{chosen['budgets']:g}: factor)", factor, TENFOLD, "above", "10 to 1000 times")
+                add(key.replace("_", "-") + "-most" * most, figure, f"Test error at N = {p} grows tenfold or more with "
+                    f"{words} (budget {budget:g}{', the largest published' * most}: factor)", factor, TENFOLD, "above",
+                    "10 to 1000 times")
     return out
 
 

@@ -9,7 +9,6 @@ from landscape.errors import FileProblem
 PAPER = "Somepalli et al. 2022"
 NOISY, CLEAN = "noise_rate=0.2", "noise_rate=0.0"
 COMMAND = "bash scripts/fig_double_descent.sh"
-RESAMPLES = 2000
 # Claimed of a place on the grid of widths: within one step of another, that is between -1.5 and 1.5 steps.
 STEP = (-1.5, 1.5)
 
@@ -39,25 +38,29 @@ class Table:
         if lacking := [key for key in wanted if key not in rows]:
             raise FileProblem(f"a network is missing among those measured: {lacking[0]}; train and measure it")
         self.rows = rows
-        self.threshold = held["threshold"][NOISY]
 
     def curve(self, name, group=NOISY):
         """(seeds, widths) of one measure of networks; NaN where it has none."""
         return np.array([[self.rows[group, w, s][name] for w in self.widths] for s in self.seeds], dtype=float)
 
     def pairs(self, name, group=NOISY):
-        """(widths, seeds, seeds), symmetric, of one measure of pairs of networks."""
-        out = np.zeros((len(self.widths), len(self.seeds), len(self.seeds)))
+        """(widths, seeds, seeds), symmetric, of one measure of pairs of networks; NaN where it has none."""
+        out = np.full((len(self.widths), len(self.seeds), len(self.seeds)), np.nan)
         for c in self.held["cells"]:
             if c["group"] == group:
-                for a, b, value in c["pairs"][name]:
+                for a, b, value in c["pairs"].get(name, ()):
                     i, j = (self.seeds.index(self.held["models"][n]["init_seed"]) for n in (a, b))
                     out[self.widths.index(c["x"]), i, j] = out[self.widths.index(c["x"]), j, i] = value
+        out[:, range(len(self.seeds)), range(len(self.seeds))] = 0  # not read
         return out
 
     def first(self, start):
         """The measure whose name begins so, or None."""
         return next((n for n in self.held["measures"] if n.startswith(start)), None)
+
+    def fitted(self, curve):
+        """The place on a mean curve of training errors where the set is just fitted; behind the last if nowhere."""
+        return int(np.append(curve < self.held["fitted_below"], True).argmax())
 
 
 def rise(curve):
@@ -68,39 +71,16 @@ def rise(curve):
     return top, int(curve[:top + 1].argmin())
 
 
-def located(curves, statistic, seed=0):
-    """(value, low, high) of a place on a mean curve: percentiles over seeds drawn anew. curves: a function of weights
-    (seeds,) that gives the mean curve, or None where they give none; statistic: of a curve."""
-    count = curves.seeds
-    rng = np.random.default_rng(seed)
-    value, draws = statistic(curves(np.ones(count))), []
-    while len(draws) < RESAMPLES:
-        drawn = curves(np.bincount(rng.integers(count, size=count), minlength=count).astype(float))
-        if drawn is not None:
-            draws.append(statistic(drawn))
-    return float(value), *(float(q) for q in np.quantile(draws, (0.025, 0.975)))
-
-
-class Mean:
-    """The mean curve of values (seeds, widths) under weights of the seeds."""
-
-    def __init__(self, values):
-        self.values, self.seeds = values, len(values)
-
-    def __call__(self, weights):
-        return weights @ self.values / weights.sum()
-
-
-class MeanOfPairs:
-    """The mean curve over pairs of different seeds of values (widths, seeds, seeds)."""
-
-    def __init__(self, values):
-        self.values, self.seeds = values, values.shape[1]
-
-    def __call__(self, weights):
-        each = np.outer(weights, weights)
-        np.fill_diagonal(each, 0)
-        return None if each.sum() == 0 else (self.values * each).sum((1, 2)) / each.sum()
+def flanks(curves):
+    """(rise, fall), each (S,), of curves (S, W): each seed's own values at the peak, less those at the minimum before
+    it and at the last place. The places are those of the mean curve of the other seeds: at the places of its own
+    largest rise a curve without a peak rises too, by chance."""
+    out = []
+    for s, curve in enumerate(curves):
+        others = np.delete(curves, s, axis=0) if len(curves) > 1 else curves
+        top, before = rise(others.mean(0))
+        out.append((curve[top] - curve[before], curve[top] - curve[-1]))
+    return np.array(out).T
 
 
 def claim(name, figure, statement, found, n, published, protocol, threshold, direction):
@@ -111,53 +91,57 @@ def claim(name, figure, statement, found, n, published, protocol, threshold, dir
 
 def peak(table, name, words, published):
     """Claims of the peak of one measure: the paper's of the test error, and the same of the test loss."""
-    curves, clean = table.curve(name), table.curve(name, CLEAN)
+    curves, clean, train = table.curve(name), table.curve(name, CLEAN), table.curve("train_error")
     top, before = rise(curves.mean(0))
     widths, n = table.widths, len(curves)
-    setting = f"20 % label noise; seeds of initial weights and order; peak at width {widths[top]}"
-    paired = f"{setting}, paired over {n} seeds; the places are those of the mean curve"
+    (risen, fallen), (clean_risen, _) = flanks(curves), flanks(clean)
+    setting = f"20 % label noise; seeds of initial weights and order; mean curve's peak at width {widths[top]}"
+    paired = f"paired over {n} seeds, each at the places of the mean curve of the others"
     key, figure = name.removeprefix("test_"), "Figure 6" if published else "beyond the paper"
-    out = [
+    fitted = table.fitted(train.mean(0))
+    where = f"width {widths[fitted]}" if fitted < len(widths) else "behind the last width"
+    return [
         claim(f"{key}-rises", figure, f"with label noise, the {words} rises to a peak above a narrower network's",
-              results.bootstrap(curves[:, top] - curves[:, before]), n,
-              published and ".25 at k = 4, .3-.35 at k = 8-10",
-              f"{paired}; the minimum before it is at width {widths[before]}", 0, "above"),
+              results.bootstrap(risen), n, published and ".25 at k = 4, .3-.35 at k = 8-10",
+              f"{setting}, its minimum before that at width {widths[before]}; {paired}", 0, "above"),
         claim(f"{key}-falls", figure, f"beyond the peak the {words} falls again",
-              results.bootstrap(curves[:, top] - curves[:, -1]), n, published and ".3-.35 at k = 8-10, .20 at k = 64",
-              f"{paired}, against width {widths[-1]}", 0, "above"),
+              results.bootstrap(fallen), n, published and ".3-.35 at k = 8-10, .20 at k = 64",
+              f"{setting}; against width {widths[-1]}; {paired}", 0, "above"),
+        claim(f"{key}-noise", figure, f"without label noise the peak of the {words} is absent or smaller",
+              results.bootstrap(risen - clean_risen), n, published and "no clear double descent without noise",
+              f"{setting}; rise to the peak with noise less without (there {clean_risen.mean():.3f}); {paired}", 0,
+              "above"),
+        claim(f"{key}-threshold", "Figure 16" if published else figure, f"the peak of the {words} stands where the "
+              "noisy training set is just fitted (within one step of the grid of widths)",
+              results.bootstrap(np.stack([curves, train], axis=1),
+                                lambda v: rise(v[:, 0].mean(0))[0] - table.fitted(v[:, 1].mean(0))),
+              n, published and "peak and interpolation near k = 10",
+              f"{setting}; steps from {where}, the smallest with a mean training error below "
+              f"{table.held['fitted_below']:.0%}; seeds drawn anew for both", STEP, "between"),
     ]
-    own = [[curve[rise(curve)[0]] - curve[rise(curve)[1]] for curve in each] for each in (curves, clean)]
-    out.append(claim(f"{key}-noise", figure, f"without label noise the peak of the {words} is absent or smaller",
-                     results.bootstrap(np.subtract(*own)), n, published and "no clear double descent without noise",
-                     f"{setting}; largest rise of each seed's own curve, with noise less without, paired over {n} "
-                     "seeds", 0, "above"))
-    if table.threshold is not None:
-        at = widths.index(table.threshold)
-        out.append(claim(
-            f"{key}-threshold", "Figure 16" if published else figure, f"the peak of the {words} stands where the noisy "
-            "training set is just fitted (within one step of the grid of widths)",
-            located(Mean(curves), lambda c: rise(c)[0] - at), n, published and "peak and interpolation near k = 10",
-            f"{setting}; steps from width {table.threshold}, the smallest with a training error below 5 %; seeds drawn "
-            "anew", STEP, "between"))
-    return out
 
 
 def regions(table):
-    top = rise(table.curve("test_error").mean(0))[0]
-    width, n, out = table.widths[top], len(table.seeds), []
-    if name := table.first("fragments_random_train") or table.first("fragments_"):
+    errors = table.curve("test_error")
+    width, n, out = table.widths[rise(errors.mean(0))[0]], len(table.seeds), []
+    name = table.first("fragments_random_train") or table.first("fragments_")
+    if name and not np.isnan(values := table.curve(name)).any():
         out.append(claim(
             "fragmentation", "Figure 10", "fragmentation has its maximum at the peak of the test error (within one "
-            "step)", located(Mean(table.curve(name)), lambda c: rise(c)[0] - top), n,
+            "step)", results.bootstrap(np.stack([values, errors], axis=1),
+                                       lambda v: rise(v[:, 0].mean(0))[0] - rise(v[:, 1].mean(0))[0]), n,
             "sharp peak at k = 10, as the test error's",
             f"{name}, 20 % label noise; steps from width {width}; largest rise above a narrower network's; seeds drawn "
-            "anew, planes fixed", STEP, "between"))
-    if name := table.first("reproducibility_distinct") or table.first("reproducibility_"):
+            "anew for both, planes fixed", STEP, "between"))
+    name = table.first("reproducibility_distinct") or table.first("reproducibility_")
+    if name and not np.isnan(values := table.pairs(name)).any():
+        both = (errors.T[:, :, None] + errors.T[:, None]) / 2  # of pairs, so that the same networks are drawn
         out.append(claim(
             "reproducibility", "Figure 11", "reproducibility has its minimum at the peak of the test error (within one "
-            "step)", located(MeanOfPairs(table.pairs(name)), lambda c: rise(-c)[0] - top), n,
+            "step)", results.bootstrap_pairs(np.stack([values, both]),
+                                             statistic=lambda m: rise(-m[0])[0] - rise(m[1])[0]), n,
             "dip at k = 10: .40-.45 from .60-.65", f"{name}, 20 % label noise; steps from width {width}; largest fall "
-            "below a narrower network's; seeds drawn anew, planes fixed", STEP, "between"))
+            "below a narrower network's; seeds drawn anew for both, planes fixed", STEP, "between"))
     return out
 
 
@@ -180,6 +164,8 @@ def ensembles(table):
     errors = table.curve("test_error").mean(0)
     top, before = rise(errors)
     gain, out = table.pairs("ensemble_gain_of_2"), []
+    if np.isnan(gain).any():  # networks of one seed alone
+        return out
     for at, side in ((before, "narrower"), (len(errors) - 1, "wider")):
         out.append(claim(
             f"ensemble-{side}", "beyond the paper", f"ensembling flattens the peak: it gains more there than at the "

@@ -63,7 +63,8 @@ def panels(results, wanted):
     lines = [axes.flat[0].plot([], [], color=c)[0] for c in colours]
     marks = [axes.flat[0].plot([], [], color="0.3", linestyle=(0, (1, 2)))[0]]
     fig.legend([*lines, *marks], [*map(group_words, groups), "training set fitted"], loc="outside upper center",
-               ncols=len(groups) + 1)
+               ncols=len(groups) + 1, title_fontsize=8,
+               title=f"means over networks; bands: their {results['level']:.0%} intervals (pairs clustered by network)")
     return fig
 
 

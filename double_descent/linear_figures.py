@@ -173,7 +173,8 @@ def curves(held, measure, over, title, zero="", train=False):
         if train:
             handles["training, any c"] = panel.draw(ax, panel.arrays["train_mse"], color=shades(TRAIN, 1)[0],
                                                     linewidth=1, linestyle="-.", band=False)
-        against_size(panel, ax, "test error (MSE)" if ax is axes[0, 0] else "", shown=shown, train=train)
+        words = "mean squared error" if train else "test error (MSE)"
+        against_size(panel, ax, words if ax is axes[0, 0] else "", shown=shown, train=train)
     beside(fig, list(handles.values()), list(handles), said(held, title, band=len(values) < 4))
     return fig
 

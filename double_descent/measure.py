@@ -398,7 +398,7 @@ def draw(args, run, found):
     rows = [{"group": c["group"], found["along"]: c["x"], "measure": name, **c["measures"][name]}
             for c in found["cells"] for name in found["measures"] if name in c["measures"]]
     write_csv(run.path / "deep.csv", rows, list(rows[0]))
-    run.sink.table("double descent", [{k: "" if v is None else v for k, v in r.items()} for r in rows])
+    run.sink.table("double descent", rows)
     for name, figure in deep_figures.figures(run.path, found).items():
         for path in plots.save(figure, run.path / "figures" / name, args.formats.split(",")):
             run.sink.image(name, path)

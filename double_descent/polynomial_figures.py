@@ -37,9 +37,8 @@ def errors(results, curves):
         ax.axvline(curve["points"], color="0.5", linestyle="--", linewidth=0.8, label=f"P = N = {curve['points']}")
         ax.set_title(BASES[curve["basis"]])
         ax.set_ylim(bottom=FLOOR)
-    axes[0, -1].legend()
-    for ax in axes[0, :-1]:
         ax.get_legend().remove()
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 
 

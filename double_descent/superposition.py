@@ -287,7 +287,7 @@ def write(args, run, found):
     from landscape.results import write_csv
 
     write_csv(run.path / "superposition.csv", found["cells"], list(found["cells"][0]))
-    run.sink.table("superposition", [{k: "" if v is None else v for k, v in r.items()} for r in found["cells"]])
+    run.sink.table("superposition", found["cells"])
     for name, fig in figures(run.path, found).items():
         for path in plots.save(fig, run.path / "figures" / name, args.formats.split(",")):
             run.sink.image(name, path)

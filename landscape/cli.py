@@ -646,6 +646,7 @@ def run(main):
                               "--resolution, --bs or --eval_bs, need less", 2)
     except KeyboardInterrupt:
         code = complain(name, "stopped; what was saved is kept, run the same command again to go on", 75)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # on the way out already: a cluster asks more than once
     sys.exit(code)
 
 

@@ -145,34 +145,37 @@ def bootstrap(values, statistic=np.mean, n=2000, level=0.95, seed=0):
     return value, *_ends(value, draws, level, len(values) - 1, 1 - 1 / len(values))
 
 
-def bootstrap_pairs(values, n=2000, level=0.95, seed=0):
+def bootstrap_pairs(values, n=2000, level=0.95, seed=0, statistic=None):
     """(mean, low, high) over the pairs i < j of M models, from a symmetric matrix (M, M), clustered by model.
 
     Pairs that share a model are not independent, so models are drawn, not pairs: a pair of models drawn a and
     b times weighs a*b (Davezies, D'Haultfoeuille & Guyonvarch 2021, jointly exchangeable arrays). A pair of a
     model with itself never counts and the diagonal is not read. low and high are None for fewer than three
-    models; the mean is None too for fewer than two.
+    models; the mean is None too for fewer than two. statistic: of the means (...) of values (..., M, M), a
+    number, taken in place of the mean, as of a curve the place of its peak.
     """
     values = np.array(values, dtype=float)
-    models = len(values)
-    if values.shape != (models, models):
+    models = values.shape[-1]
+    if values.ndim < 2 or values.shape[-2] != models or (values.ndim > 2 and statistic is None):
         raise ValueError(f"a symmetric matrix (M, M) expected, not {values.shape}")
-    np.fill_diagonal(values, 0)
+    values[..., range(models), range(models)] = 0
     values = _checked(values)
-    if not np.allclose(values, values.T):
+    if not np.allclose(values, values.swapaxes(-1, -2)):
         raise ValueError("the matrix of pairs is not symmetric")
     if models < 2:
         return None, None, None
-    value = float(values.sum() / (models * (models - 1)))
+    statistic = statistic or float
+    value = float(statistic(values.sum((-2, -1)) / (models * (models - 1))))
     if models < 3:
         return value, None, None
     counts = _counts(np.random.default_rng(seed), models, n)
     weights = models**2 - (counts**2).sum(axis=1)
     # A draw of one model alone has no pair and is left out: 1 draw in 9 for 3 models, 1 in 7776 for 6.
     counts, weights = counts[weights > 0], weights[weights > 0]
+    means = ((counts @ values) * counts).sum(axis=-1) / weights  # (..., n)
     # Leaving out the pairs of a model with itself shortens the spread once more, by (M-2)/(M-1).
     spread = (1 - 1 / models) * ((models - 2) / (models - 1)) ** 2
-    return value, *_ends(value, ((counts @ values) * counts).sum(axis=1) / weights, level, models - 1, spread)
+    return value, *_ends(value, [statistic(m) for m in np.moveaxis(means, -1, 0)], level, models - 1, spread)
 
 
 def bootstrap_between(values, n=2000, level=0.95, seed=0):

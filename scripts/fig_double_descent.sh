@@ -38,9 +38,22 @@ tool -m double_descent.measure --load_net "$load" --select 'order_seed=0|1|2' no
 one=(--column_by width --group_by noise_rate --split train --resolution 100 --select init_seed=0 order_seed=0 "$shown")
 tool main.py --load_net "$load" --anchors one_mislabelled --plot_path "$made/figures/wrong" \
   --save_triplets "$made/figures/wrong.json" "${one[@]}" noise_rate=0.2                      # Figure 9
-[ "$dry" = 1 ] && exit 0
+if [ "$dry" = 1 ]; then
+  echo "python main.py --load_net $load --imgs IDS --plot_path $made/figures/both ${one[*]} noise_rate=0.0|0.2"
+  echo "python -m double_descent.claims $made/double_descent --out results/double_descent/claims.json"
+  exit 0
+fi
 ids=$(python -c 'import json, sys; print(*json.load(open(sys.argv[1]))["triplets"][0], sep=",")' "$made/figures/wrong.json")
 tool main.py --load_net "$load" --imgs "$ids" --plot_path "$made/figures/both" "${one[@]}" 'noise_rate=0.0|0.2'  # Figures 7, 8
 out=results/double_descent/claims.json
 [ "$smoke" = 1 ] && out=$made/claims.json
 python -m double_descent.claims "$made/double_descent" --out "$out"
+newest() { ls -td $1 | head -n 1; }
+widths=$(newest "$made/double_descent/deep_*order_seed=0-1-2-????????") # along the width; see the three calls above
+keep deep_width.csv "$widths/deep.csv"
+keep deep_width.png "$widths/figures/double_descent.png"
+keep deep_training_points.png "$widths/figures/training_points.png"
+keep deep_orders.png "$(newest "$made/double_descent/deep_*init_seed=0*")/figures/double_descent.png"
+keep deep_epochs.png "$(newest "$made/double_descent/deep_*along=epoch*")/figures/double_descent.png"
+keep deep_regions_wrong.png "$(newest "$made/figures/wrong/*.png")"
+keep deep_regions_both.png "$(newest "$made/figures/both/*.png")"

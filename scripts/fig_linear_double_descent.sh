@@ -32,3 +32,8 @@ keep linear_as_published_double_descent.png "$published/figures/double_descent.p
 keep sigma_min.png "$(newest 'spectra-*')/figures/sigma_min.png"
 keep geometry.png "$(newest 'spectra-*')/figures/geometry.png"
 keep polynomial.png "$(newest 'polynomial-*')/figures/polynomial.png"
+if [ "$superposition" = 1 ]; then
+  for name in loss curves dimensionality vectors; do
+    keep superposition_$name.png "$(newest 'superposition*')/figures/superposition_$name.png"
+  done
+fi

@@ -388,5 +388,6 @@ def slurm_queue():
     done = subprocess.run(["squeue", "--me", "--array", "--noheader", "--format=%i %T"], capture_output=True, text=True,
                           check=False)
     if done.returncode:
-        raise FileProblem(f"squeue does not answer, so what is queued is not known: {done.stderr.strip()}; try later")
+        raise FileProblem(f"squeue does not answer, so what is queued is not known: {done.stderr.strip()}; try later, "
+                          "or remove the sweep's jobs.json when the cluster is gone")
     return dict(line.split() for line in done.stdout.splitlines() if line)

@@ -18,7 +18,7 @@ import calculate_iou
 import main
 import save_preds
 from landscape import cli, data, runs, train
-from landscape.errors import ContentError, FileProblem, Refusal, UsageError
+from landscape.errors import ContentError, FileProblem, Interrupted, Refusal, UsageError
 from models import ModelError
 
 torch.set_num_threads(1)
@@ -550,6 +550,15 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
             cli.run(broken)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_second_signal_on_the_way_out_changes_nothing(tmp_path):
+    """Slurm and submitit each tell a job to end: the second word may come while Python is leaving."""
+    code = ("import atexit, os, signal\nfrom landscape import cli\nfrom landscape.errors import Interrupted\n"
+            "atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
+            "def main(argv):\n    raise Interrupted('saved')\ncli.run(main)\n")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == Interrupted.exit_code and done.stderr == "-c: saved\n"
 
 
 @pytest.mark.parametrize(("script", "argv", "code"), [

@@ -7,6 +7,7 @@ import pytest
 
 from double_descent import claims, deep_claims
 from landscape import claims as ledger
+from landscape import results
 from landscape.errors import FileProblem
 
 WIDTHS, SEEDS = [1, 2, 3, 4, 6], [0, 1, 2]
@@ -15,7 +16,7 @@ ERROR = {"noise_rate=0.2": [0.8, 0.6, 0.7, 0.65, 0.5], "noise_rate=0.0": [0.8, 0
 
 def written(folder, **changes):
     """results.json of a drawn sweep: three seeds, a little apart; changes: {measure: curve} with noise."""
-    drawn = {"test_error": None, "test_loss": [2.1, 2.0, 2.3, 2.2, 1.9],
+    drawn = {"test_error": None, "train_error": [0.5, 0.3, 0.1, 0.04, 0.0], "test_loss": [2.1, 2.0, 2.3, 2.2, 1.9],
              "fragments_random_train": [9, 10, 16, 12, 8], "margin_all_train": [5, 4, 2, 3, 4],
              "margin_mislabelled_train": [5, 4, 2, 3, 4], "reproducibility_distinct_test": [0.6, 0.7, 0.5, 0.6, 0.7],
              "ensemble_gain_of_2": [0.01, 0.02, 0.08, 0.05, 0.03], **changes}
@@ -33,7 +34,7 @@ def written(folder, **changes):
                      for k in ("reproducibility_distinct_test", "ensemble_gain_of_2")}
             cells.append({"group": group, "x": x, "pairs": pairs})
     held = {"kind": "deep", "along": "width", "threshold": {"noise_rate=0.2": 4, "noise_rate=0.0": 3}, "models": models,
-            "cells": cells, "measures": list(drawn)}
+            "cells": cells, "measures": list(drawn), "fitted_below": 0.05}
     path = folder / "deep_x" / "results.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(held))
@@ -93,6 +94,54 @@ def test_seeds_that_disagree_leave_it_undecided(tmp_path):
             row["test_error"] += (-0.18, 0.0, 0.12)[row["init_seed"]]
     path.write_text(json.dumps(held))
     assert judged(tmp_path)["error-rises"].verdict == "not decided"
+
+
+def test_the_places_of_a_seed_s_peak_are_those_of_the_others():
+    """A curve without a peak rises at the places of its own largest rise, by chance; at those of the others it does
+    not, and the interval of the rise keeps its promise."""
+    curves = np.array([[3, 1, 2, 0], [3, 1, 2, 0.5], [3, 0, 0.5, 2]], dtype=float)
+    risen, fallen = deep_claims.flanks(curves)
+    assert risen.tolist() == pytest.approx([2 - 1, 2 - 1, 0.5 - 0])  # the others' means peak at the third place
+    assert fallen.tolist() == pytest.approx([2, 1.5, -1.5])
+    rng, held = np.random.default_rng(0), {"own": 0, "others": 0}
+    for _ in range(300):
+        curves = np.array([0.7, *[0.6] * 9]) + 0.01 * rng.normal(size=(3, 10))
+        top, before = deep_claims.rise(curves.mean(0))
+        for key, values in (("own", curves[:, top] - curves[:, before]), ("others", deep_claims.flanks(curves)[0])):
+            _, low, high = results.bootstrap(values, n=200)
+            held[key] += ledger.judge(low, high, 0, "above") == "holds"
+    assert held["others"] < 0.09 * 300 and held["own"] > 0.12 * 300
+
+
+def test_a_place_on_which_the_seeds_do_not_agree_is_not_decided(tmp_path):
+    """Three seeds, of which one peaks, or fits its training set, two widths later: their range is too narrow."""
+    written(tmp_path)
+    path = tmp_path / "deep_x" / "results.json"
+    held = json.loads(path.read_text())
+    for row in held["models"]:
+        if row["group"] == "noise_rate=0.2" and row["init_seed"] == 2 and row["x"] in (3, 6):
+            row["fragments_random_train"] = {3: 10, 6: 40}[row["x"]]
+            row["train_error"] = 0.2
+    path.write_text(json.dumps(held))
+    found = judged(tmp_path)
+    assert found["fragmentation"].verdict == "not decided"
+    assert found["fragmentation"].low < 0 < found["fragmentation"].high
+
+
+def test_networks_that_fit_nowhere_have_their_threshold_behind_the_last_width(tmp_path):
+    written(tmp_path, train_error=[0.5, 0.4, 0.3, 0.2, 0.1])
+    claim = judged(tmp_path)["error-threshold"]
+    assert claim.value == 2 - len(WIDTHS) and claim.verdict == "fails" and "behind the last width" in claim.protocol
+
+
+def test_measures_that_some_networks_lack_are_not_judged(tmp_path):
+    written(tmp_path)
+    path = tmp_path / "deep_x" / "results.json"
+    held = json.loads(path.read_text())
+    held["models"][4]["fragments_random_train"] = None
+    del held["cells"][2]["pairs"]["reproducibility_distinct_test"]
+    path.write_text(json.dumps(held))
+    assert {"fragmentation", "reproducibility"}.isdisjoint(judged(tmp_path)) and len(judged(tmp_path)) == 12
 
 
 def test_missing_networks_are_named(tmp_path):

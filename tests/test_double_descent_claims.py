@@ -9,6 +9,7 @@ from landscape import runs
 from landscape.errors import FileProblem
 
 SIZES, P, REPEATS = list(range(1, 25)), 11, 30
+BUDGETS = [0.0, 1.0, 10.0, 31.6]
 
 
 def curve(peak, spread=0.1):
@@ -20,13 +21,13 @@ def curve(peak, spread=0.1):
 
 def write(root, published=False, repeats=REPEATS, peak=30.0, **changes):
     folder = root / f"linear-{published}-{repeats}"
-    lists = {"cutoffs": [0.1, 1.0], "modes": [1, 5, 10], "ratios": [1.0], "budgets": [0.0, 1.0, 10.0], "lambdas": [1.0]}
+    lists = {"cutoffs": [0.1, 1.0], "modes": [1, 5, 10], "ratios": [1.0], "budgets": BUDGETS, "lambdas": [1.0]}
     flat, test = curve(1.0), curve(peak)
     arrays = {"test_mse": test, "cutoff_test_mse": np.stack([flat] * 2), "mode_test_mse": np.stack([flat] * 3),
               "feature_test_mse": flat[None], "noresidual_test_mse": flat * (np.array(SIZES) < P)[:, None],
               "ridge_test_mse": flat[None], "ridge_loo_test_mse": flat,
-              "attack_mode_test_mse": np.stack([test, 100 * test, 100 * test]),
-              "attack_target_test_mse": np.stack([test, 2 * test, 2 * test])} | changes
+              "attack_mode_test_mse": np.stack([test, *[100 * test] * 3]),
+              "attack_target_test_mse": np.stack([test, 2 * test, 2 * test, 20 * test])} | changes
     runs.write_arrays(folder / "arrays" / "diabetes.npz", **arrays)
     table = {"parameters": P, "sizes": SIZES, "name": "diabetes", **lists}
     runs.write_json(folder / "results.json", {"kind": "linear", "as_published": published, "repeats": repeats,
@@ -49,6 +50,14 @@ def test_claims_that_are_true_hold_and_others_fail(tmp_path, capsys):
     assert peak.low < peak.value < peak.high and 20 < peak.value < 35 and peak.n == REPEATS
     assert found["linear:diabetes-attack-mode"].value == pytest.approx(100)
     assert "left out     polynomial: " in capsys.readouterr().out
+
+
+def test_published_attacks_are_judged_at_their_largest_budget_too(tmp_path):
+    write(tmp_path, published=True)
+    found = judged(tmp_path, tmp_path / "claims.json")
+    head = "linear_as_published:diabetes-attack-target"
+    assert (found[head].verdict, found[f"{head}-most"].verdict) == ("fails", "holds")
+    assert found[f"{head}-most"].value == pytest.approx(20) and "31.6, the largest" in found[f"{head}-most"].statement
 
 
 def test_an_ablation_that_leaves_the_peak_fails_and_no_peak_is_no_peak(tmp_path):

@@ -120,6 +120,22 @@ def test_clustered_intervals_equal_an_explicit_resampling_of_models():
     assert np.allclose([low, high], stretched(mean, means, 4, 4 / 5 * (3 / 4) ** 2))
 
 
+def test_a_statistic_of_the_means_over_pairs_is_that_of_the_same_resamples():
+    rng = np.random.default_rng(3)
+    curves = np.stack([spread_matrix(rng, 4) + shift for shift in (0, 0.2, 0.4)])
+    value, low, high = results.bootstrap_pairs(curves, n=200, statistic=np.argmax)
+    means = [results.bootstrap_pairs(curve, n=200)[0] for curve in curves]
+    assert value == np.argmax(means)
+    counts = [c for c in np.random.default_rng(0).multinomial(4, [1 / 4] * 4, size=200) if c.max() < 4]
+    off = 1 - np.eye(4)
+    drawn = [np.argmax([(np.outer(c, c) * off * curve).sum() for curve in curves]) for c in counts]
+    assert len(set(drawn)) > 1
+    assert np.allclose([low, high], stretched(value, drawn, 3, 3 / 4 * (2 / 3) ** 2))
+    assert results.bootstrap_pairs(curves[0], n=200) == results.bootstrap_pairs(curves[0], n=200, statistic=float)
+    with pytest.raises(ValueError, match=r"\(M, M\)"):
+        results.bootstrap_pairs(curves)
+
+
 def test_intervals_between_groups_equal_an_explicit_resampling_of_both():
     values, n = np.random.default_rng(1).normal(size=(3, 4)), 300
     mean, low, high = results.bootstrap_between(values, n=n, seed=9)

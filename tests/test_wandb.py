@@ -16,12 +16,15 @@ import pytest
 import calculate_iou
 import main
 import save_preds
+from double_descent import deep, measure
 from landscape import runs, wandb_sink
 from regions import animate, ball, converge, fragmentation, margins, skips
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--net", "mlp", "--width", "16", "--dataset", "digits", "--train_size", "200", "--epochs", "2", "--bs", "50",
         "--precision", "fp32", "--resolution", "8", "--device", "cpu", "--threads", "1"]  # fmt: skip
+TINY_DEEP = ["--net", "mlp", "--width", "16", "--dataset", "digits", "--train_size", "200", "--epochs", "2", "--lr",
+             "0.01", "--threads", "1"]  # fmt: skip
 KEY = "0123456789" * 4
 
 
@@ -176,6 +179,25 @@ def test_the_table_and_the_figure_of_every_measure_arrive(measured, capsys, name
     assert [["" if v is None else str(v) for v in row] for row in table["data"]] == [list(r.values()) for r in rows]
     assert any("" in r.values() for r in rows)  # a group of one network has no interval over networks
     assert len(sent.pictures(name)) == 1
+
+
+def test_deep_double_descent_sends_its_curves_its_table_and_its_figures(tmp_path):
+    own = ["--runs", str(tmp_path / "runs"), "--active_log", "--wandb_mode", "offline"]
+    for seed in ("0", "2"):
+        deep.main([*TINY_DEEP, "--seed", seed, *own])
+    trained = next((tmp_path / "runs/double_descent").glob("*seed=2*"))
+    assert len(Sent(trained).value("train_loss")) == len(Sent(trained).value("test_accuracy")) == 2
+    measure.main(["--load_net", str(tmp_path / "runs/double_descent"), *own])
+    (home,) = (tmp_path / "runs/double_descent").glob("deep_*")
+    sent = Sent(home)
+    assert all(sent.pictures(name) for name in ("double_descent", "training_points"))
+    (table,) = sent.tables("double descent")
+    with open(home / "deep.csv") as f:
+        rows = list(csv.DictReader(f))
+    assert table["columns"] == list(rows[0]) and len(table["data"]) == len(rows)
+    at = [table["columns"].index(k) for k in ("measure", "value")]
+    sent_errors = [row[at[1]] for row in table["data"] if row[at[0]] == "test_error"]
+    assert sent_errors == [float(r["value"]) for r in rows if r["measure"] == "test_error"]
 
 
 def test_the_animation_arrives_in_the_wandb_run_of_its_training(measured, capsys):

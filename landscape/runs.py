@@ -248,6 +248,11 @@ def folder(study, args, head=""):
     return Path(args.runs) / study / name_of(head, args.differs)
 
 
+def state_of(path):
+    """What a training's command would find its folder to be: "finished", "resumed" or "trained" (anew)."""
+    return "finished" if (path / "done").exists() else "resumed" if (path / "resume.pt").exists() else "trained"
+
+
 def hold(path):
     """Make the folder and lock it against other processes; returns the lock (closing it gives it free)."""
     try:

@@ -17,7 +17,7 @@ import torch
 
 import models
 from landscape import data as datasets
-from landscape import evaluate, objectives, runs, seeding
+from landscape import cli, evaluate, objectives, runs, seeding
 from landscape.errors import ContentError, Interrupted, UsageError
 
 CHECK_EVERY = 50  # steps between looks at the losses for NaN: each look waits for the device
@@ -500,7 +500,7 @@ def make_optimiser(network, args):
         return torch.optim.SGD(parameters, args.lr, momentum=args.momentum, nesterov=args.nesterov,
                                weight_decay=args.weight_decay)
     return {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[args.opt](
-        parameters, args.lr, weight_decay=args.weight_decay)
+        parameters, args.lr, eps=args.adam_eps, weight_decay=args.weight_decay)
 
 
 def milestones(args):
@@ -528,8 +528,12 @@ def learning_rate(args, step, steps):
         return args.lr
     if args.scheduler in ("multistep", "linear"):
         return args.lr * 0.1 ** sum(step >= m * steps for m in milestones(args))
+    if args.scheduler in cli.DROPS:
+        return args.lr * 0.5 ** sum(step >= e * steps for e in cli.DROPS[args.scheduler])
     done = (step - warm) / max(last - warm, 1)
-    if args.scheduler == "cosine":
+    if args.scheduler == "cyclic":  # Huang et al. 2017, equation 2
+        done = done * args.cycles % 1
+    if args.scheduler in ("cosine", "cyclic"):
         return args.lr * 0.5 * (1 + math.cos(math.pi * done))
     return args.lr * (1 - done)  # linear_decay
 

@@ -17,7 +17,7 @@ WITHIN = {
     "results": {"runs", "cli"}, "wandb_sink": set(), "claims": {"results", "runs", "cli"},
     "readers": {"seeding"}, "data": {"seeding", "augment", "readers", "cli"},
     "runs": {"wandb_sink"}, "plots": {"runs", "results"}, "evaluate": {"data", "metrics", "weights", "plane"},
-    "train": {"data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
+    "train": {"cli", "data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
     "stacked": {"train", "data", "evaluate", "runs", "seeding"},
     "maps": {"runs"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives", "maps"},
     "cli": {"seeding", "runs", "data"}, "refine": {"seeding"},

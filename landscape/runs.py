@@ -422,6 +422,20 @@ def read_weights(path):
     return weights, described
 
 
+def describe(path):
+    """What describes the weights of a checkpoint of ours ({"architecture", "preprocessing"}), without reading them; {}
+    of a foreign one. Raises ContentError for a damaged file."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as f:
+            return json.loads((f.metadata() or {}).get(KEY, "{}"))
+    except (SafetensorError, ValueError, OSError) as e:
+        raise ContentError(f"checkpoint {path} is truncated or not a safetensors file ({e})") from None
+
+
 def read_foreign(path):
     import pickle
     import warnings

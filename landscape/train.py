@@ -87,10 +87,15 @@ def load_network(path, net, args, entry, which="model"):
         preprocessing = {"image_size": size, "channels": channels,
                          **datasets.normalization(args.normalize, entry, channels)}
     trained = runs.load(path, architecture, preprocessing, which)
-    if trained.architecture["num_classes"] != len(entry.classes):
-        raise ContentError(f"{path} has {trained.architecture['num_classes']} classes, the data set has "
-                           f"{len(entry.classes)}: give the --dataset that it was trained on")
+    check_classes(path, trained.architecture, entry)
     return trained
+
+
+def check_classes(path, architecture, entry):
+    """Raise ContentError where a network's class count differs from the data set's."""
+    if architecture["num_classes"] != len(entry.classes):
+        raise ContentError(f"{path} has {architecture['num_classes']} classes, the data set has {len(entry.classes)}: "
+                           "give the --dataset that it was trained on")
 
 
 def attacked(args, sources, entry):

@@ -19,7 +19,7 @@ WITHIN = {
     "runs": {"wandb_sink"}, "plots": {"runs", "results"}, "evaluate": {"data", "metrics", "weights", "plane"},
     "train": {"cli", "data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
     "stacked": {"train", "data", "evaluate", "runs", "seeding"},
-    "maps": {"runs"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives", "maps"},
+    "maps": {"runs"}, "predictions": {"maps", "runs", "train", "cli", "evaluate", "data"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives", "maps"},
     "cli": {"seeding", "runs", "data"}, "refine": {"seeding"},
 }  # fmt: skip
 

@@ -59,6 +59,53 @@ def disagreement(a, b):
     return 1 - agreement(a, b)
 
 
+# ---- many models -------------------------------------------------------------------------------------------
+
+
+def pairwise(logits):
+    """How far the predictions of M models on N examples lie apart, from logits (M, N, C): a dict of (M, M) arrays.
+
+    disagreement: share of examples with different labels (Fort et al. 2019). js: Jensen-Shannon divergence of the two
+    probability vectors, in nats, 0 to log 2, mean over examples. kl: Kullback-Leibler divergence of the column's model
+    from the row's, sum_c p_row (log p_row - log p_column), in nats. cosine: of the two probability vectors, mean over
+    examples. All but js are matrix products.
+    """
+    logits = _finite("logits", logits)
+    models, examples, classes = logits.shape
+    said = logits.argmax(axis=2)
+    hot = (said[:, :, None] == np.arange(classes)).reshape(models, -1).astype(np.float32)
+    apart = 1 - (hot @ hot.T).astype(np.float64) / examples  # counts up to 2**24 are exact in float32
+    logs = logits - logits.max(axis=2, keepdims=True)
+    probs = np.exp(logs)
+    total = probs.sum(axis=2, keepdims=True)
+    probs /= total
+    logs -= np.log(total)
+    flat, flat_logs = probs.reshape(models, -1), logs.reshape(models, -1)
+    entropies = -np.einsum("ij,ij->i", flat, flat_logs) / examples
+    kl = -(flat @ flat_logs.T) / examples - entropies[:, None]
+    np.fill_diagonal(kl, 0)  # 0 up to rounding
+    unit = (probs / np.linalg.norm(probs, axis=2, keepdims=True)).reshape(models, -1)
+    return {"disagreement": apart, "js": _js(flat, entropies, examples), "kl": np.maximum(kl, 0),
+            "cosine": unit @ unit.T / examples}
+
+
+def _js(flat, entropies, examples):
+    """Jensen-Shannon divergences (M, M) from probabilities (M, N*C) and mean entropies (M,). Blocks stay in the cache;
+    a tiny number keeps the logarithm of 0 away."""
+    models, length = flat.shape
+    together = np.zeros((models, models))
+    block = max(1, 200_000 // models)
+    for start in range(0, length, block):
+        part = flat[:, start : start + block]
+        for i in range(1, models):
+            mean = (part[:i] + part[i]) / 2
+            together[i, :i] -= np.einsum("ij,ij->i", mean, np.log(mean + 1e-300))
+    together = (together + together.T) / examples
+    out = np.clip(together - (entropies[:, None] + entropies) / 2, 0, np.log(2))
+    np.fill_diagonal(out, 0)
+    return out
+
+
 # ---- class maps --------------------------------------------------------------------------------------------
 
 

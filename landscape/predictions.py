@@ -98,19 +98,23 @@ def snapshots(network):
 
 
 def load(network, args, entry):
-    """The landscape.runs.Trained of a Network, for the data set of entry."""
+    """The landscape.runs.Trained of a Network, for the data set of entry. A checkpoint that does not describe itself is
+    the network --net, or that of its folder's name."""
     from landscape import train
 
-    net = args.net or network.source.group
-    if network.source.foreign and not args.net:
+    if not network.source.foreign:
+        trained = runs.load(network.path)
+        train.check_classes(network.path, trained.architecture, entry)
+        return trained
+    if not args.net:
         import models
 
         try:
-            models.canonical(net)
+            models.canonical(network.source.group)
         except models.ModelError as e:
             raise UsageError(f"{network.path}: the name of its folder says what network it is, and {e}; or name the "
                              "network with --net") from None
-    return train.load_network(network.path, net, args, entry)
+    return train.load_network(network.path, args.net or network.source.group, args, entry)
 
 
 def check_alike(networks, args):
@@ -222,3 +226,8 @@ def split_images(held, args, channels=0, image_size=0):
     if len(images) == 0:
         raise UsageError(f"the networks were trained without a {held['split']} set: use --split test")
     return images
+
+
+def labels_of(held, args):
+    """The labels (N,) of the images that split_settings names, as a numpy array: of train the given ones."""
+    return split_images(held, args).labels.cpu().numpy()

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import models
-from landscape import data as datasets
 from landscape import cli, evaluate, objectives, runs, seeding
+from landscape import data as datasets
 from landscape.errors import ContentError, Interrupted, UsageError
 
 CHECK_EVERY = 50  # steps between looks at the losses for NaN: each look waits for the device

@@ -53,8 +53,9 @@ def main(argv=None):
         for path in paths:
             print(f"follow: {len(path)} snapshots of {path[0].source.path}")
         return 0
-    args.force = True  # seconds of work once the logits are kept, and the networks may be others than last time
+    again, args.force = args.force, True  # what is kept is kept with the networks; these may be others than last time
     with runs.start("ensembles", args, "similarity") as run:
+        args.force = again
         found, arrays = compare(args, networks, paths)
         runs.write_arrays(run.path / "arrays" / "similarity.npz", **arrays)
         show(found)
@@ -78,7 +79,6 @@ def compare(args, networks, paths):
         cached[key] = predictions.split_images(held, args, *key)
         return cached[key]
 
-    args.force = False  # what is kept of the networks stays
     said = np.stack(predictions.logits(networks, args, held, images_for))
     labels = predictions.labels_of(held, args)
     names = [n.name for n in networks]

@@ -231,3 +231,10 @@ def split_images(held, args, channels=0, image_size=0):
 def labels_of(held, args):
     """The labels (N,) of the images that split_settings names, as a numpy array: of train the given ones."""
     return split_images(held, args).labels.cpu().numpy()
+
+
+def classes_of(held, args):
+    """The names of the classes of the data set that split_settings names."""
+    from landscape import data as datasets
+
+    return datasets.entry(held["dataset"], args.data_root).classes

@@ -13,7 +13,7 @@ OURS = {"landscape", "models", "main", "save_preds", "calculate_iou", *STUDIES}
 MAY = {"models": set(), "landscape": {"models"}, **{s: {"landscape", "models"} for s in STUDIES}}
 # Which of its siblings a module of landscape may import; errors is open to all.
 WITHIN = {
-    "errors": set(), "seeding": set(), "weights": set(), "metrics": set(), "plane": set(), "augment": set(),
+    "errors": set(), "seeding": set(), "weights": set(), "metrics": {"seeding"}, "plane": set(), "augment": set(),
     "results": {"runs", "cli"}, "wandb_sink": set(), "claims": {"results", "runs", "cli"},
     "readers": {"seeding"}, "data": {"seeding", "augment", "readers", "cli"},
     "runs": {"wandb_sink"}, "plots": {"runs", "results"}, "evaluate": {"data", "metrics", "weights", "plane"},

@@ -91,6 +91,11 @@ def dataset_of(networks, args):
     return networks[0].source.config.get("dataset", args.dataset)
 
 
+def names_of(networks):
+    """The names of their architectures, each once, sorted; of a foreign checkpoint the name of its folder."""
+    return sorted({runs.describe(n.path).get("architecture", {}).get("name", n.source.group) for n in networks})
+
+
 def snapshots(network):
     """{epoch: Network} of the snapshots of a run, in order; {} where it kept none."""
     files = sorted((network.source.path / "checkpoints").glob("epoch_*.safetensors"))

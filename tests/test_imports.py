@@ -20,7 +20,7 @@ WITHIN = {
     "train": {"cli", "data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
     "stacked": {"train", "data", "evaluate", "runs", "seeding"},
     "maps": {"runs"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives", "maps"},
-    "predictions": {"maps", "runs", "train", "cli", "evaluate", "data"},
+    "redraw": {"cli", "runs", "plots"}, "predictions": {"maps", "runs", "train", "cli", "evaluate", "data"},
     "cli": {"seeding", "runs", "data"}, "refine": {"seeding"},
 }  # fmt: skip
 

@@ -173,8 +173,8 @@ def ensembles(net, held):
     groups = held["plane"]["groups"]
     own = groups.get("independent", {"each": []})
     if own["each"]:
-        add("plane-independent", "diversity plane", "Independent solutions lie near the upper limit of diversity at their "
-            f"accuracy (share of it above {HALF:g})", own["share_of_upper"],
+        add("plane-independent", "diversity plane", "Independent solutions lie near the upper limit of diversity at "
+            f"their accuracy (share of it above {HALF:g})", own["share_of_upper"],
             share_published(net) if net in PUBLISHED else "close to the limit",
             f"disagreement with a solution over the limit of independent errors; {images}; interval over solutions",
             HALF, "above")

@@ -29,8 +29,8 @@ def redraw(args, kinds, **more):
         plots.add_style(args.style)
     held = found(args.folders, kinds)
     if not held:
-        raise FileProblem(f"{', '.join(args.folders)}: no finished run of {', '.join(kinds)}; the other programs of this "
-                          "study make them")
+        raise FileProblem(f"{', '.join(args.folders)}: no finished run of {', '.join(kinds)}; the other programs of "
+                          "this study make them")
     for folder, results in held:
         place = Path(args.plot_path) / folder.name if args.plot_path else folder / "figures"
         for path in draw(folder, {**results, **more}, kinds, args.formats.split(","), place):

@@ -183,9 +183,9 @@ def make_scene(args, networks):
     entry = datasets.entry(dataset, args.data_root)
     foreign = [] if args.ood == ["none"] else args.ood
     for name in foreign:
-        datasets.entry(name, args.data_root)
         if name == dataset:
             raise UsageError(f"--ood {name}: that is the set that the networks were trained on; name another, or none")
+        test_images(name, args.data_root)  # a missing file is said now
     if not foreign and args.corruptions == ["none"]:
         raise UsageError("--ood none with --corruptions none leaves nothing to measure")
     known = corruptions.ARCHIVED if args.source == "archive" else corruptions.CORRUPTIONS

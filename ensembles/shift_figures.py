@@ -46,6 +46,7 @@ def banded(ax, x, value, low, high, **options):
                         color=drawn.get_color(), alpha=0.2, linewidth=0)
 
 
+@plots.styled
 def over_severities(results, kind, panels, sizes, lead):
     """One panel a measure, a line a size, averaged over the corruptions."""
     fig, axes = plots.figure(1, len(panels), width=2.5 * len(panels) + 0.4, height=2.9, squeeze=False)
@@ -74,6 +75,7 @@ def gain(results):
                            "gain over the mean of the own members, mean")
 
 
+@plots.styled
 def corruptions(results):
     """Accuracy under each corruption: single members and the largest ensemble."""
     names, sizes = results["corruptions"], sorted({1, max(results["sizes"])})
@@ -99,6 +101,7 @@ def corruptions(results):
     return fig
 
 
+@plots.styled
 def distributions(results, arrays):
     """Densities of the entropy (members together, full ensemble) and of the diversity: own images and foreign ones."""
     import numpy as np
@@ -130,6 +133,7 @@ def distributions(results, arrays):
     return fig
 
 
+@plots.styled
 def auroc(results):
     """Bars of the AUROC of each sign, a group a size, a panel a set; whiskers are intervals over members."""
     sets = list(dict.fromkeys(r["set"] for r in results["ood"]))

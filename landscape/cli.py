@@ -545,9 +545,14 @@ def shrink(args):
         args.device = "cpu"
     if hasattr(args, "runs"):
         own = Path(args.runs) / "smoke"
-        load = Path(getattr(args, "load_net", "") or "")
-        if load.is_relative_to(args.runs) and not load.is_relative_to(own):  # what an earlier --smoke made
-            args.load_net = str(own / load.relative_to(args.runs))
+
+        def moved(path):  # what an earlier --smoke made
+            inside = Path(path).is_relative_to(args.runs) and not Path(path).is_relative_to(own)
+            return str(own / Path(path).relative_to(args.runs)) if inside else path
+        if getattr(args, "load_net", ""):
+            args.load_net = moved(args.load_net)
+        if isinstance(getattr(args, "members", None), list):
+            args.members = [moved(m) for m in args.members]
         args.runs = str(own)
     if getattr(args, "snapshots", "") not in ("", "all"):
         args.snapshots = "0,1"

@@ -48,7 +48,7 @@ def make_parser():
     g.add_argument("--accept", type=cli.number(0, 1), default=0.985,
                    help="a random sample is accepted from this share of its solution's accuracy on, on validation "
                         "images, else on --bn_images training images (Fort et al.: 0.70 of 0.71)")
-    g.add_argument("--bn_images", type=cli.positive, default=2048, metavar="N",
+    g.add_argument("--bn_images", type=cli.side, default=2048, metavar="N",
                    help="training images that BatchNorm's statistics are estimated on, for each sample")
     g.add_argument("--sample_seed", type=int, default=0, help="of samples and of sets")
     g = parser.group("statistics", named=True)
@@ -66,9 +66,12 @@ def main(argv=None):
         args.subsets, args.bn_images = min(args.subsets, 20), min(args.bn_images, 64)
     args = cli.resolve(args)
     networks = predictions.find(args)
-    anchors = [n for n in networks if len(predictions.snapshots(n)) > 1][:args.anchors]
-    cyclic = predictions.find(argparse.Namespace(**{**vars(args), "members": args.cyclic})) if args.cyclic else []
-    kinds = chosen(args)
+    anchors = [n for n in networks if predictions.late(n, 1)][:args.anchors]
+    kinds, cyclic = chosen(args), []
+    if args.cyclic:
+        others = {"members": args.cyclic, "select": ["scheduler=cyclic"]}
+        cyclic = predictions.find(argparse.Namespace(**{**vars(args), **others}))
+        predictions.check_alike([*networks, *cyclic], args)
     if args.dry_run:
         for n in networks:
             print(f"member: {n.path}")
@@ -77,10 +80,11 @@ def main(argv=None):
         for n in cyclic:
             print(f"cyclic: {n.source.path}")
         return 0
+    scene = Scene(args, [*networks, *cyclic])
     again, args.force = args.force, True  # what is kept is kept with the networks; these may be others than last time
     with runs.start("ensembles", args, "evaluate") as run:
         args.force = again
-        found, arrays = evaluate(args, networks, anchors, cyclic, kinds)
+        found, arrays = evaluate(args, scene, networks, anchors, cyclic, kinds)
         runs.write_arrays(run.path / "arrays" / "evaluate.npz", **arrays)
         show(found)
         run.finish(found)
@@ -99,19 +103,17 @@ def chosen(args):
 
 # ---- everything ----------------------------------------------------------------------------------------------------
 
-def evaluate(args, networks, anchors, cyclic, kinds):
+def evaluate(args, scene, networks, anchors, cyclic, kinds):
     """(results as plain values, {name: array})."""
     from landscape import metrics
 
-    scene = Scene(args, networks)
     probs = metrics.softmax(np.stack(scene.logits(networks)))
     accuracies = [metrics.accuracy(p, scene.labels) for p in probs]
     curves = [independent("independent", "independent networks", probs, scene, args)]
     pools = {"snapshots": [], "late_snapshots": [], "cyclic_snapshots": []}
     plane = {"independent": [], "trajectory": [], "late_snapshots": []}
     for anchor in anchors:
-        along = list(predictions.snapshots(anchor).values())
-        along = [n for n in along if n.epoch > 0]
+        along = [n for n in predictions.snapshots(anchor).values() if n.epoch]
         said = metrics.softmax(np.stack(scene.logits(along, f"snapshots of {anchor.name}")))
         pools["snapshots"].append(pool(said, scene, args))
         pools["late_snapshots"].append(pool(said[-args.late:], scene, args))
@@ -122,11 +124,11 @@ def evaluate(args, networks, anchors, cyclic, kinds):
         plane["independent"].append([place(p.argmax(1), own, scene.labels)
                                      for n, p in zip(networks, probs) if n is not anchor])
     for network in cyclic:
-        along = [n for n in predictions.snapshots(network).values() if n.epoch > 0]
+        along = [n for n in predictions.snapshots(network).values() if n.epoch]
         if len(along) > 1:
             said = metrics.softmax(np.stack(scene.logits(along, f"cycles of {network.name}")))
             pools["cyclic_snapshots"].append(pool(said, scene, args))
-    words = {"snapshots": "snapshots of one training", "late_snapshots": f"its last {args.late} snapshots",
+    words = {"snapshots": "snapshots of one training", "late_snapshots": f"its last snapshots, at most {args.late}",
              "cyclic_snapshots": "snapshots of a cyclic schedule"}
     curves += [of_pools(name, words[name], held, args) for name, held in pools.items() if held]
     counts = {}
@@ -217,7 +219,7 @@ class Scene:
         entry = datasets.entry(self.held["dataset"], args.data_root)
         trained = predictions.load(anchor, args, entry)
         network, seen = trained.network.to(device, memory_format=torch.channels_last), trained.preprocessing
-        late = [runs.read_weights(n.path)[0] for n in list(predictions.snapshots(anchor).values())[-args.late:]]
+        late = [runs.read_weights(n.path)[0] for n in predictions.late(anchor, args.late)]
         about = samplers.anchor(runs.read_weights(anchor.path)[0], [k for k, _ in network.named_parameters()], late)
         images = self.images(seen).to(device)
         training, checked = self.training_images(anchor, seen, device)
@@ -351,8 +353,10 @@ def upper_limit(accuracy, base, classes):
 
 def lower_limit(accuracy, base, classes):
     """The same, if the network is the other one with a share of its answers changed uniformly: the least disagreement
-    at its accuracy. It meets the upper limit where both guess, at accuracy 1 / classes."""
-    return (base - accuracy) / (base - (1 - base) / (classes - 1))
+    at its accuracy. It meets the upper limit where the changed one guesses, at accuracy 1 / classes; for a `base` of
+    that accuracy or less there is none (NaN)."""
+    slope = base - (1 - base) / (classes - 1)
+    return (base - accuracy) / (slope if slope > 0 else np.nan)
 
 
 NEAR = 0.9  # samples from this share of the solutions' accuracy on are compared with the limit
@@ -361,10 +365,11 @@ NEAR = 0.9  # samples from this share of the solutions' accuracy on are compared
 def summary(places, base, classes, args):
     """Where the samples of one kind lie; places: of each solution a list of (accuracy, disagreement). share_of_upper:
     the disagreement over the upper limit at the sample's own accuracy, mean over samples with at least NEAR of the
-    accuracy `base`; interval over solutions."""
+    accuracy `base` (of those without any error beside a solution without any, none); interval over solutions."""
     shares, every = [], [p for each in places for p in each]
     for each in places:
-        near = [d / upper_limit(a, base, classes) for a, d in each if a >= NEAR * base]
+        limits = [(d, a, upper_limit(a, base, classes)) for a, d in each]
+        near = [d / limit for d, a, limit in limits if a >= NEAR * base and limit]
         if near:
             shares.append(float(np.mean(near)))
     found = results.bootstrap(shares, level=args.level) if shares else (None, None, None)

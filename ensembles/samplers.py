@@ -129,7 +129,7 @@ def draw(name, about, count, use, generator, rank=5, accept=None, finish=None):
     rows, counts = about.late, {"asked": count, "tried": 0, "accepted": 0}
     if sampler.lean == "random":
         leaned, counts = draw("random", about, count, "ensemble", generator, rank, accept, finish)
-        rows = torch.stack([vector_of(w, about.names) for w in leaned]) if leaned else about.late[:0]
+        rows = torch.stack([vector_of(w, about.names).cpu() for w in leaned]) if leaned else about.late[:0]
         if len(rows) < 2:
             return [], counts
         counts = {"asked": count, "tried": 0, "accepted": 0}

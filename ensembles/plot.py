@@ -8,7 +8,8 @@ Under the given folders it draws every run whose results.json names a kind of FI
 
 from landscape import cli, redraw
 
-FIGURES = {"similarity": "ensembles.similarity_figures:figures", "ensembles": "ensembles.evaluate_figures:figures"}
+FIGURES = {"similarity": "ensembles.similarity_figures:figures", "ensembles": "ensembles.evaluate_figures:figures",
+           "paths": "ensembles.paths_figures:figures", "shift": "ensembles.shift_figures:figures"}  # fmt: skip
 
 
 def make_parser():

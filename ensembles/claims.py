@@ -211,18 +211,20 @@ def shift(net, held):
     images = f"{net}, {held['images']} test images"
 
     def add(name, figure, statement, found, published, protocol, threshold):
-        out.append(claim("shift", net, name, (PAPER, figure), statement, found, published, protocol, threshold, "above"))
+        out.append(claim("shift", net, name, (PAPER, figure), statement, found, published, protocol, threshold,
+                         "above"))
 
     for row in held["gains"]:
         if row["corruption"] == "mean" and row["severity"] == 5 and row["size"] == size:
-            add("gain-severity-5", "corrupted images", f"Under the strongest corruptions an ensemble of {size} is still "
-                "more accurate than its members on average (gain)", row["measures"]["accuracy"], "the gain persists",
+            add("gain-severity-5", "corrupted images", f"Under the strongest corruptions an ensemble of {size} is "
+                "still more accurate than its members on average (gain)", row["measures"]["accuracy"], "the gain persists",
                 f"{images}, {len(held['corruptions'])} corruptions ({held['source']}); interval over networks", 0.0)
     ood = {(row["set"], row["size"]): row["measures"] for row in held["ood"]}
+    within = max((s for s in held["sizes"] if 1 < s < size), default=None)  # all members together have no interval
     for name in dict.fromkeys(row["set"] for row in held["ood"]):
-        if found := ood.get((name, size // 2)):
-            add(f"ood-{name}", "out of distribution", f"Members differ more about images of {name} than about their own "
-                f"test images (AUROC of the Jensen-Shannon diversity of {size // 2})", found["auroc_js"],
+        if found := ood.get((name, within)):
+            add(f"ood-{name}", "out of distribution", f"Members differ more about images of {name} than about their "
+                f"own test images (AUROC of the Jensen-Shannon diversity of {within})", found["auroc_js"],
                 "larger than any subspace's", f"{images}; interval over networks", 0.5)
     return out
 

@@ -30,7 +30,7 @@ def make_parser():
     predictions.add_networks(parser, cli, "runs/ensembles")
     g = parser.group("ensembles", named=True)
     g.add_argument("--cyclic", nargs="*", default=[], metavar="GLOB",
-                   help="trainings with --scheduler cyclic and snapshots at the ends of the cycles")
+                   help="where trainings with --scheduler cyclic and snapshots at the ends of its cycles lie")
     g.add_argument("--split", default="test", choices=("test", "val", "train"),
                    help="the images; val and train where all members split the data in one way")
     g.add_argument("--max_size", type=cli.positive, default=10, metavar="M", help="largest ensemble")
@@ -69,7 +69,8 @@ def main(argv=None):
     anchors = [n for n in networks if predictions.late(n, 1)][:args.anchors]
     kinds, cyclic = chosen(args), []
     if args.cyclic:
-        others = {"members": args.cyclic, "select": ["scheduler=cyclic"]}
+        chosen_too = [word for word in args.select if not word.startswith("scheduler=")]
+        others = {"members": args.cyclic, "select": [*chosen_too, "scheduler=cyclic"]}
         cyclic = predictions.find(argparse.Namespace(**{**vars(args), **others}))
         predictions.check_alike([*networks, *cyclic], args)
     if args.dry_run:

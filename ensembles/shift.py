@@ -71,7 +71,8 @@ def main(argv=None):
     foreign, signs = out_of_distribution(args, networks, scene, groups)
     args.force = True  # seconds of work once the logits are kept, and the networks may be others than last time
     with runs.start("ensembles", args, f"shift_{scene.dataset.split(':')[0]}") as run:
-        found = {"kind": "shift", "nets": predictions.names_of(networks), "dataset": scene.dataset, "level": args.level, "source": args.source,
+        found = {"kind": "shift", "nets": predictions.names_of(networks),
+                 "dataset": scene.dataset, "level": args.level, "source": args.source,
                  "images": len(scene.labels), "sizes": list(groups.parts), "corruptions": scene.corruptions,
                  "severities": args.severities, "models": shifted.pop("models"), **shifted, "ood": foreign}
         runs.write_arrays(run.path / "arrays" / "shift.npz", **scores, subsets=groups.subsets, sizes=groups.sizes)

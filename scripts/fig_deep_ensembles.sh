@@ -25,7 +25,7 @@ measures() { # of the members of one network
   wait "$first"
   tool -m ensembles.paths "${members[@]}" --images "$images" &
   first=$!
-  tool -m ensembles.evaluate "${members[@]}" --cyclic "$load/*_${net}_*scheduler=cyclic*" --subsets "$subsets" \
+  tool -m ensembles.evaluate "${members[@]}" --cyclic "$load" --subsets "$subsets" \
     --samples "$samples" --anchors "$anchors"
   wait "$first"
 }

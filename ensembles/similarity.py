@@ -5,7 +5,7 @@
 K networks of any study (--members), N images of --split. Between the networks: disagreement, Jensen-Shannon and
 Kullback-Leibler divergence, cosine of the probabilities, cosine of the weights, (K, K) each, with intervals over pairs
 clustered by network. Along the snapshots of each of them: the same, epoch by epoch. All trajectories together are
-embedded in two dimensions by their predictions. Fort et al. 2019 (arXiv 1912.02757), Figures 2 and 3.
+embedded in two dimensions by their predictions. After Fort et al. 2019 (arXiv 1912.02757).
 """
 
 import numpy as np
@@ -46,16 +46,19 @@ def make_parser():
 def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
     networks = predictions.find(args)
-    paths = [p for n in networks for p in [list(predictions.snapshots(n).values())] if p][:args.trajectories]
+    paths = [list(predictions.snapshots(n).values()) for n in networks if predictions.late(n, 1)][:args.trajectories]
     if args.dry_run:
         for n in networks:
             print(f"compare: {n.path}")
         for path in paths:
             print(f"follow: {len(path)} snapshots of {path[0].source.path}")
         return 0
-    args.force = True  # seconds of work once the logits are kept, and the networks may be others than last time
+    held = predictions.split_settings(networks, args, args.split)
+    labels = predictions.labels_of(held, args)
+    again, args.force = args.force, True  # what is kept is kept with the networks; these may be others than last time
     with runs.start("ensembles", args, "similarity") as run:
-        found, arrays = compare(args, networks, paths)
+        args.force = again
+        found, arrays = compare(args, networks, paths, held, labels)
         runs.write_arrays(run.path / "arrays" / "similarity.npz", **arrays)
         show(found)
         run.finish(found)
@@ -66,11 +69,11 @@ def main(argv=None):
 
 # ---- what is compared ----------------------------------------------------------------------------------------------
 
-def compare(args, networks, paths):
-    """(results as plain values, {name: array}) of networks and of the snapshots `paths` of some of them."""
+def compare(args, networks, paths, held, labels):
+    """(results as plain values, {name: array}) of networks and of the snapshots `paths` of some of them, on the images
+    `held` with these labels."""
     from landscape import metrics
 
-    held = predictions.split_settings(networks, args, args.split)
     cached = {}
 
     def images_for(preprocessing):
@@ -78,19 +81,18 @@ def compare(args, networks, paths):
         cached[key] = predictions.split_images(held, args, *key)
         return cached[key]
 
-    args.force = False  # what is kept of the networks stays
     said = np.stack(predictions.logits(networks, args, held, images_for))
-    labels = predictions.labels_of(held, args)
     names = [n.name for n in networks]
     errors = np.array([1 - metrics.accuracy(one, labels) for one in said])
     arrays = {f"members_{k}": v for k, v in metrics.pairwise(said).items()}
     arrays["members_disagreement_per_error"] = per_error(arrays["members_disagreement"], errors)
-    between, layers = weight_cosines(networks, [first_snapshot(n) for n in networks])
+    between, layers = weight_cosines(args, networks, [first_snapshot(n) for n in networks])
     arrays |= {f"members_{k}": v for k, v in between.items()}
     measures = {m: over_pairs(m, v, args.level) for k, v in arrays.items() for m in [k.removeprefix("members_")]}
     measures["disagreement_per_ensemble_error"] = {
         "value": per_ensemble_error(arrays["members_disagreement"], said, labels), "low": None, "high": None, "n": 1}
-    out = {"kind": "similarity", "images": len(labels), "split": args.split, "level": args.level, "late": args.late,
+    out = {"kind": "similarity", "nets": predictions.names_of(networks), "images": len(labels), "split": args.split,
+           "level": args.level, "late": args.late,
            "models": [{"name": n.name, "path": str(n.path), "accuracy": 1 - float(e)}
                       for n, e in zip(networks, errors)],
            "accuracy": interval(results.bootstrap(1 - errors, level=args.level), len(errors)),
@@ -101,7 +103,7 @@ def compare(args, networks, paths):
         logits = np.stack(predictions.logits(path, args, held, images_for, f"snapshots of {path[0].name}"))
         followed.append(logits)
         one = {f"trajectory_{number}_{k}": v for k, v in metrics.pairwise(logits).items()}
-        along, _ = weight_cosines(path, [path[0] if path[0].epoch == 0 else None] * len(path))
+        along, _ = weight_cosines(args, path, [path[0] if path[0].epoch == 0 else None] * len(path))
         arrays |= one | {f"trajectory_{number}_{k}": v for k, v in along.items()}
         out["trajectories"].append({
             "name": path[0].source.seed_name, "epochs": [n.epoch for n in path],
@@ -110,9 +112,11 @@ def compare(args, networks, paths):
     if followed:
         out["late_measures"] = late(arrays, out["trajectories"], args)
         sources = [n.source for n in networks]
-        out["ratios"] = ratios(arrays, args, [sources.index(path[0].source) for path in paths])
-        if len({f.shape for f in followed}) == 1:
-            out["embedding"] = embedded(followed, args, arrays)
+        out["ratios"] = ratios(arrays, args, [sources.index(path[0].source) for path in paths], out["trajectories"])
+        if len({f.shape for f in followed}) > 1:
+            print("the trajectories have different numbers of snapshots and are not embedded together")
+        elif len(np.concatenate(followed)) > 2:
+            out["embedding"] = embedded(followed, out["trajectories"][0]["epochs"], args, arrays)
     return out, arrays
 
 
@@ -138,15 +142,18 @@ def first_snapshot(network):
     return predictions.snapshots(network).get(0)
 
 
-def weight_cosines(networks, starts):
+def weight_cosines(args, networks, starts):
     """({measure of WEIGHTS: (M, M)}, {layer: {measure: mean over pairs}}) of networks of one architecture, and ({}, {})
     where they have several. starts: of each the snapshot before its first step, or None: then no displacement."""
-    if len({str(runs.describe(n.path).get("architecture", n.source.group)) for n in networks}) > 1:
-        return {}, {}
+    from landscape import data as datasets
     from landscape import weights
 
-    points = [runs.read_weights(n.path)[0] for n in networks]
-    kinds = parameter_kinds(networks[0], points[0])
+    entry = datasets.entry(predictions.dataset_of(networks, args), args.data_root)
+    architectures = [predictions.described(n, args, entry)["architecture"] for n in networks]
+    if any(a != architectures[0] for a in architectures):
+        return {}, {}
+    kinds = parameter_kinds(architectures[0])
+    points = [{k: w[k] for k in kinds["weight_cosine"]} for n in networks for w in [runs.read_weights(n.path)[0]]]
     grams = weights.grams(points, kinds["weight_cosine"])
     out = {measure: weights.cosines(sum(grams[k] for k in names)).numpy()
            for measure, names in kinds.items() if names}
@@ -161,19 +168,13 @@ def weight_cosines(networks, starts):
     return out, layers
 
 
-def parameter_kinds(network, point):
-    """{measure of WEIGHTS: names of the parameters that count in it} of a network with the weights `point`: no
-    statistics of BatchNorm among them. A foreign checkpoint's parameters are told by their names and shapes."""
-    described = runs.describe(network.path)
-    if described:
-        import torch
+def parameter_kinds(architecture):
+    """{measure of WEIGHTS: names of the parameters that count in it} of a network: no statistics of BatchNorm."""
+    import torch
 
-        with torch.device("meta"):
-            built = runs.build(described["architecture"])
-        every = [k for k, _ in built.named_parameters()]
-    else:
-        statistics = ("running_mean", "running_var")
-        every = [k for k, w in point.items() if w.is_floating_point() and not k.endswith(statistics)]
+    with torch.device("meta"):
+        point = dict(runs.build(architecture).named_parameters())
+    every = list(point)
     # A layer of a bias and a weight of one axis normalises; nothing else in the registered networks has such weights.
     norms = {k.rpartition(".")[0] for k in every if k.endswith("weight") and point[k].dim() == 1}
     return {"weight_cosine": every, "weight_cosine_kernels": [k for k in every if point[k].dim() > 1],
@@ -209,25 +210,32 @@ def interval(found, n, least=0, most=1):
     return {"value": value, "low": low, "high": high, "n": n}
 
 
+def late_rows(epochs, args):
+    """Numbers of the last args.late snapshots of a trajectory of these epochs; that of before training is not one."""
+    return [i for i, epoch in enumerate(epochs) if epoch][-args.late:]
+
+
 def late(arrays, trajectories, args):
     """{measure: mean over pairs of the last args.late snapshots, with its interval over trajectories}."""
     out = {}
     for measure in (*FUNCTION, *WEIGHTS):
         held = [arrays.get(f"trajectory_{i}_{measure}") for i in range(len(trajectories))]
-        means = [None if m is None else mean_of_pairs(m[-args.late:, -args.late:]) for m in held]
+        means = [None if m is None else mean_of_pairs(m[np.ix_(rows, rows)])
+                 for m, t in zip(held, trajectories) for rows in [late_rows(t["epochs"], args)]]
         if None not in means:
             out[measure] = interval(results.bootstrap(means, level=args.level), len(means),
                                     *RANGE.get(measure, (-1, 1)))
-    late_accuracy = [np.mean(t["accuracy"][-args.late:]) for t in trajectories]
+    late_accuracy = [np.mean(np.array(t["accuracy"])[late_rows(t["epochs"], args)]) for t in trajectories]
     out["accuracy"] = interval(results.bootstrap(late_accuracy, level=args.level), len(late_accuracy))
     return out
 
 
-def ratios(arrays, args, rows):
+def ratios(arrays, args, rows, trajectories):
     """{"disagreement": independent networks' over late snapshots'}; the interval is over the members whose trajectories
     are there, networks of these numbers, each with its mean disagreement with all other networks."""
     apart = arrays["members_disagreement"]
-    near = [mean_of_pairs(arrays[f"trajectory_{i}_disagreement"][-args.late:, -args.late:]) for i in range(len(rows))]
+    near = [mean_of_pairs(arrays[f"trajectory_{i}_disagreement"][np.ix_(ends, ends)])
+            for i, t in enumerate(trajectories) for ends in [late_rows(t["epochs"], args)]]
     if len(apart) < 2 or not all(near):
         return {"disagreement": interval((None, None, None), len(rows))}
     far = apart.sum(1)[rows] / (len(apart) - 1)
@@ -235,21 +243,21 @@ def ratios(arrays, args, rows):
                                      *RANGE["ratio"])}
 
 
-def embedded(followed, args, arrays):
+def embedded(followed, epochs, args, arrays):
     """Two coordinates for every snapshot of every trajectory, (T, E, 2), by t-SNE and PCA of the probabilities and by
-    classical scaling of the disagreements; into arrays. Returns how well the ends of the trajectories are apart: the
-    distance between the centres of the last args.late points of two trajectories over their own mean spread."""
+    classical scaling of the disagreements; into arrays. Returns how far the ends of the trajectories are apart, see
+    separation."""
     from landscape import metrics
 
-    count, epochs = len(followed), len(followed[0])
+    count = len(followed)
     every = np.concatenate(followed)
     rows = metrics.softmax(every[:, :args.embed_images]).reshape(len(every), -1)
     flat = {"tsne": tsne(rows, args.embed_seed), "pca": pca(rows),
             "mds": classical_scaling(metrics.pairwise(every)["disagreement"])}
     out = {}
     for name, coords in flat.items():
-        arrays[f"embedding_{name}"] = coords = coords.reshape(count, epochs, 2)
-        out[name] = separation(coords[:, -args.late:])
+        arrays[f"embedding_{name}"] = coords = coords.reshape(count, len(epochs), 2)
+        out[name] = separation(coords[:, late_rows(epochs, args)], args.level)
     return out
 
 
@@ -280,19 +288,18 @@ def signed(coords):
     return coords * np.where(largest < 0, -1.0, 1.0)
 
 
-def separation(ends):
-    """{"between", "within", "ratio", "least"} of the last points (T, E, 2) of T trajectories: mean distance of two
-    centres, mean distance of a point from its own centre, the quotient, and its least value over pairs; nulls for one
-    trajectory or no spread."""
+def separation(ends, level):
+    """How far the last points (T, E, 2) of T trajectories lie apart: between two trajectories the distance of their
+    centres over the mean distance of a point from its own centre. {"ratio": mean over pairs with its interval,
+    clustered by trajectory, "least": of all pairs}; nulls for one trajectory or without any spread."""
     centres = ends.mean(1)
     spread = np.linalg.norm(ends - centres[:, None], axis=2).mean(1)
-    pairs = [(i, j) for i in range(len(ends)) for j in range(i)]
-    if not pairs or not (spread > 0).all():
-        return {"between": None, "within": float(spread.mean()), "ratio": None, "least": None}
-    between = [float(np.linalg.norm(centres[i] - centres[j])) for i, j in pairs]
-    each = [d / ((spread[i] + spread[j]) / 2) for d, (i, j) in zip(between, pairs)]
-    return {"between": float(np.mean(between)), "within": float(spread.mean()), "ratio": float(np.mean(each)),
-            "least": float(min(each))}
+    count = len(ends)
+    if count < 2 or not (spread > 0).all():
+        return {"ratio": interval((None, None, None), count), "least": None}
+    apart = np.linalg.norm(centres[:, None] - centres, axis=2) / ((spread[:, None] + spread) / 2)
+    return {"ratio": interval(results.bootstrap_pairs(apart, level=level), count, *RANGE["ratio"]),
+            "least": float(apart[~np.eye(count, dtype=bool)].min())}
 
 
 # ---- tables and figures --------------------------------------------------------------------------------------------
@@ -315,8 +322,9 @@ def show(found):
         if cell["value"] is not None:
             print(f"{name}: independent networks over late snapshots {cell['value']:.2f}")
     for name, cell in (found.get("embedding") or {}).items():
-        if cell["ratio"] is not None:
-            print(f"{name}: ends of trajectories {cell['ratio']:.1f} times their own spread apart")
+        if cell["least"] is not None:
+            print(f"{name}: ends of trajectories {cell['ratio']['value']:.1f} times their own spread apart, "
+                  f"the nearest two {cell['least']:.1f}")
 
 
 def draw(args, run, found):

@@ -34,6 +34,8 @@ def make_parser():
 
 def main(argv=None):
     args = make_parser().settings(argv)
+    if args.smoke:
+        args.members = min(args.members, 3)
     members = each(args)
     paths = [runs.folder("ensembles", member) for member in members]
     if args.dry_run:
@@ -59,13 +61,17 @@ def each(args):
     varied = args.vary.split(",")
     if wrong := sorted(set(varied) - set(SEEDS)):
         raise UsageError(f"--vary {args.vary}: {wrong[0] or 'nothing'} is none of {', '.join(SEEDS)}")
+    starts = {name: getattr(args, f"{name}_seed") for name in SEEDS}
+    starts = {name: args.seed if own is None else own for name, own in starts.items()}
+    if args.augment_seed is None:
+        starts["augment"] = starts["order"]
     members = []
     for k in range(args.members):
         member = copy.copy(args)
-        for name in SEEDS:
-            own = getattr(args, f"{name}_seed")
-            start = args.seed if own is None else own
+        for name, start in starts.items():
             setattr(member, f"{name}_seed", start + k if name in varied else start)
+        if set(varied) == set(SEEDS):
+            member.seed = args.seed + k
         member = cli.resolve(member)
         member.flags = [f for f in member.flags if f not in ("members", "vary", "stack")]  # how it came, not what it is
         members.append(member)

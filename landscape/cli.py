@@ -546,13 +546,16 @@ def shrink(args):
     if hasattr(args, "runs"):
         own = Path(args.runs) / "smoke"
 
-        def moved(path):  # what an earlier --smoke made
-            inside = Path(path).is_relative_to(args.runs) and not Path(path).is_relative_to(own)
-            return str(own / Path(path).relative_to(args.runs)) if inside else path
+        def made(path):  # by an earlier --smoke
+            path = Path(path)
+            inside = path.is_relative_to(args.runs) and not path.is_relative_to(own)
+            return str(own / path.relative_to(args.runs)) if inside else str(path)
+
         if getattr(args, "load_net", ""):
-            args.load_net = moved(args.load_net)
-        if isinstance(getattr(args, "members", None), list):
-            args.members = [moved(m) for m in args.members]
+            args.load_net = made(args.load_net)
+        for name in ("members", "cyclic"):  # of a training, members is a number
+            if isinstance(getattr(args, name, None), list):
+                setattr(args, name, [made(path) for path in getattr(args, name)])
         args.runs = str(own)
     if getattr(args, "snapshots", "") not in ("", "all"):
         args.snapshots = "0,1"

@@ -63,18 +63,9 @@ def find(args, at_least=1):
     """
     sources = {}
     for pattern in args.members:
-        paths = sorted(map(Path, glob.glob(pattern))) if glob.has_magic(pattern) else [Path(pattern)]
-        if not paths:
-            raise FileProblem(f"--members {pattern}: nothing has such a name")
-        for path in paths:
-            for source in runs.find_models(path, (), args.select):
-                sources.setdefault(source.path.resolve(), source)
+        for source in matched(pattern, args.select):
+            sources.setdefault(source.path.resolve(), source)
     found = sorted(sources.values(), key=lambda s: (*(s.config.get(k, 0) for k in ("init_seed", "order_seed")), s.name))
-    sets = {s.config.get("dataset", args.dataset): s for s in found}
-    if len(sets) > 1:
-        (one, a), (other, b), *_ = sets.items()
-        raise UsageError(f"the networks were trained on different data: {a.path} on {one}, {b.path} on {other}; choose "
-                         f"with --select dataset={one}")
     if len(found) < at_least:
         raise UsageError(f"{len(found)} network in {' '.join(args.members)}: at least {at_least} are needed")
     networks = [Network(s, s.path if s.foreign else s.path / f"{args.which}.safetensors",
@@ -86,55 +77,114 @@ def find(args, at_least=1):
     return networks
 
 
+def matched(pattern, select):
+    """The Sources that one word of --members names. A pattern passes over what is no network, such as the results that
+    lie beside runs, and over runs that --select leaves out, unless nothing remains."""
+    if not glob.has_magic(pattern):
+        return of_runs(runs.find_models(Path(pattern), (), select), select)
+    paths = sorted(map(Path, glob.glob(pattern)))
+    if not paths:
+        raise FileProblem(f"--members {pattern}: nothing has such a name")
+    found, refusal = [], None
+    for path in paths:
+        if path.is_dir() or path.suffix in runs.SUFFIXES:
+            try:
+                found += of_runs(runs.find_models(path, (), select), select)
+            except FileProblem as e:
+                refusal = refusal or e
+    if not found:
+        raise refusal or FileProblem(f"--members {pattern}: no run folder and no checkpoint has such a name")
+    return found
+
+
+def of_runs(sources, select):
+    """The Sources with <run>/model.safetensors, named as a file, as its run."""
+    out = []
+    for s in sources:
+        if s.foreign and s.path.name == "model.safetensors" and (s.path.parent / "done").exists():
+            out += runs.find_models(s.path.parent, (), select)
+        else:
+            out.append(s)
+    return out
+
+
 def dataset_of(networks, args):
     """The name of the data set that all of them were trained on."""
     return networks[0].source.config.get("dataset", args.dataset)
 
 
+def names_of(networks):
+    """The names of their architectures, each once, sorted; of a foreign checkpoint the name of its folder."""
+    return sorted({runs.describe(n.path).get("architecture", {}).get("name", n.source.group) for n in networks})
+
+
+def late(network, most):
+    """The last snapshots of a run, at most so many, in order; that of before its first step is never late."""
+    return [n for e, n in snapshots(network).items() if e][-most:]
+
+
 def snapshots(network):
     """{epoch: Network} of the snapshots of a run, in order; {} where it kept none."""
-    files = sorted((network.source.path / "checkpoints").glob("epoch_*.safetensors"))
-    return {e: replace(network, path=f, epoch=e) for f in files for e in [int(f.stem.removeprefix("epoch_"))]}
+    folder = network.source.path / "checkpoints"
+    files = sorted(folder.glob("epoch_*.safetensors"))
+    found = {e: replace(network, path=f, epoch=e) for f in files for e in [int(f.stem.removeprefix("epoch_"))]}
+    config = network.source.config
+    if "snapshots" in config:
+        from landscape import train
+
+        wanted = {e for e in train.snapshot_epochs(config["snapshots"], config["epochs"]) if e <= config["epochs"]}
+        if missing := sorted(wanted - found.keys()):
+            raise FileProblem(f"{folder} lacks the snapshot of epoch {missing[0]}; copy the whole run folder, or run "
+                              "its command again with --force")
+    return found
 
 
 def load(network, args, entry):
-    """The landscape.runs.Trained of a Network, for the data set of entry. A checkpoint that does not describe itself is
-    the network --net, or that of its folder's name."""
+    """The landscape.runs.Trained of a Network, for the data set of entry."""
     from landscape import train
 
-    if not network.source.foreign:
-        trained = runs.load(network.path)
-        train.check_classes(network.path, trained.architecture, entry)
-        return trained
-    if not args.net:
-        import models
+    held = described(network, args, entry)
+    trained = runs.load(network.path, held["architecture"], held["preprocessing"])
+    train.check_classes(network.path, trained.architecture, entry)
+    return trained
 
-        try:
-            models.canonical(network.source.group)
-        except models.ModelError as e:
-            raise UsageError(f"{network.path}: the name of its folder says what network it is, and {e}; or name the "
-                             "network with --net") from None
-    return train.load_network(network.path, args.net or network.source.group, args, entry)
+
+def described(network, args, entry):
+    """{"architecture", "preprocessing"} of a Network, weights unread. A checkpoint that does not describe itself is the
+    network --net, or that of its folder's name, with the inputs that the flags say."""
+    import models
+    from landscape import train
+
+    held = runs.describe(network.path)
+    if held:
+        return held
+    net = args.net or network.source.group
+    try:
+        return train.foreign(net, args, entry)
+    except models.ModelError as e:
+        if args.net:
+            raise
+        raise UsageError(f"{network.path}: the name of its folder says what network it is, and {e}; or name the "
+                         "network with --net") from None
 
 
 def check_alike(networks, args):
-    """Raise UsageError unless all networks have the data set's classes and see images in the same way, or
-    --any_preprocessing. Weights are not read, only what describes them."""
+    """Raise UsageError unless all networks were trained on one data set, have its classes, and see images in the same
+    way, or --any_preprocessing. Weights are not read, only what describes them."""
     from landscape import data as datasets
     from landscape import train
 
+    sets = {dataset_of([n], args): n.source for n in networks}
+    if len(sets) > 1:
+        (one, a), (other, b), *_ = sets.items()
+        raise UsageError(f"the networks were trained on different data: {a.path} on {one}, {b.path} on {other}; choose "
+                         f"with --select dataset={one}")
     entry = datasets.entry(dataset_of(networks, args), args.data_root)
     first, ways = networks[0], []
     for network in networks:
-        described = runs.describe(network.path)
-        if described:
-            train.check_classes(network.path, described["architecture"], entry)
-            ways.append(described["preprocessing"])
-        else:
-            size = args.image_size or entry.image_size
-            channels = args.channels or entry.channels
-            ways.append({"image_size": size, "channels": channels,
-                         **datasets.normalization(args.normalize, entry, channels)})
+        held = described(network, args, entry)
+        train.check_classes(network.path, held["architecture"], entry)
+        ways.append(held["preprocessing"])
         wrong = [k for k in COMPARED if list_of(ways[0][k]) != list_of(ways[-1][k])]
         if wrong and not args.any_preprocessing:
             k = wrong[0]
@@ -231,3 +281,10 @@ def split_images(held, args, channels=0, image_size=0):
 def labels_of(held, args):
     """The labels (N,) of the images that split_settings names, as a numpy array: of train the given ones."""
     return split_images(held, args).labels.cpu().numpy()
+
+
+def classes_of(held, args):
+    """The names of the classes of the data set that split_settings names."""
+    from landscape import data as datasets
+
+    return datasets.entry(held["dataset"], args.data_root).classes

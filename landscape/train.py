@@ -78,17 +78,20 @@ def load_source(source, args, entry):
 def load_network(path, net, args, entry, which="model"):
     """The Trained of a run folder or of a checkpoint; where a file does not describe itself it is the network `net`
     with the inputs that args.image_size, channels and normalize say."""
-    architecture = preprocessing = None
-    if Path(path).is_file():
-        size = input_size(net, entry.image_size, args.image_size)
-        channels = args.channels or entry.channels
-        architecture = {"name": models.canonical(net), "num_classes": len(entry.classes), "in_channels": channels,
-                        "image_size": size, "width": args.width}
-        preprocessing = {"image_size": size, "channels": channels,
-                         **datasets.normalization(args.normalize, entry, channels)}
-    trained = runs.load(path, architecture, preprocessing, which)
+    held = foreign(net, args, entry) if Path(path).is_file() else {}
+    trained = runs.load(path, **held, which=which)
     check_classes(path, trained.architecture, entry)
     return trained
+
+
+def foreign(net, args, entry):
+    """{"architecture", "preprocessing"} of a file that does not describe itself, as the flags and the data set say."""
+    size = input_size(net, entry.image_size, args.image_size)
+    channels = args.channels or entry.channels
+    return {"architecture": {"name": models.canonical(net), "num_classes": len(entry.classes), "in_channels": channels,
+                             "image_size": size, "width": args.width},
+            "preprocessing": {"image_size": size, "channels": channels,
+                              **datasets.normalization(args.normalize, entry, channels)}}
 
 
 def check_classes(path, architecture, entry):
@@ -536,8 +539,8 @@ def learning_rate(args, step, steps):
     if args.scheduler in cli.DROPS:
         return args.lr * 0.5 ** sum(step >= e * steps for e in cli.DROPS[args.scheduler])
     done = (step - warm) / max(last - warm, 1)
-    if args.scheduler == "cyclic":  # Huang et al. 2017, equation 2
-        done = done * args.cycles % 1
+    if args.scheduler == "cyclic":  # Huang et al. 2017, equation 2; whole numbers, so that a cycle begins at its step
+        done = (step - warm) * args.cycles % (last - warm) / (last - warm)
     if args.scheduler in ("cosine", "cyclic"):
         return args.lr * 0.5 * (1 + math.cos(math.pi * done))
     return args.lr * (1 - done)  # linear_decay

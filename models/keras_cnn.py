@@ -22,13 +22,12 @@ def glorot(network):
 
 
 def he_normal(network):
-    """Keras' he_normal for convolutions: normal, cut off at two standard deviations, variance 2 / inputs (He et al.
-    2015); biases 0. Linear layers stay with glorot."""
-    glorot(network)
+    """Keras' he_normal: normal, cut off at two standard deviations, variance 2 / inputs (He et al. 2015); biases 0."""
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
             std = math.sqrt(2 / layer.weight[0].numel()) / SPREAD
             nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+            nn.init.zeros_(layer.bias)
     return network
 
 
@@ -95,7 +94,8 @@ def keras_norm(channels):
 
 def resnet20v1(num_classes, in_channels, image_size):
     """Two bottlenecks in each of three stages of 64, 128 and 256 channels, convolutions with biases; images from 4x4.
-    Not He et al.'s ResNet-20 of basic blocks, which is resnet20."""
+    Not He et al.'s ResNet-20 of basic blocks, which is resnet20. Keras pads a convolution of stride 2 below and on the
+    right alone, this one on all sides."""
     layers, inputs = [nn.Conv2d(in_channels, 16, 3, padding=1), keras_norm(16), nn.ReLU()], 16
     for channels, outputs, stride in ((16, 64, 1), (64, 128, 2), (128, 256, 2)):
         layers += [Bottleneck(inputs, channels, outputs, stride), Bottleneck(outputs, channels, outputs, 1)]

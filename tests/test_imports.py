@@ -20,7 +20,8 @@ WITHIN = {
     "train": {"cli", "data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
     "stacked": {"train", "data", "evaluate", "runs", "seeding"},
     "maps": {"runs"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives", "maps"},
-    "predictions": {"maps", "runs", "train", "cli", "evaluate", "data"}, "corruptions": {"seeding", "cli"},
+    "redraw": {"cli", "runs", "plots"}, "corruptions": {"seeding", "cli"},
+    "predictions": {"maps", "runs", "train", "cli", "evaluate", "data"},
     "cli": {"seeding", "runs", "data"}, "refine": {"seeding"},
 }  # fmt: skip
 

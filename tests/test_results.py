@@ -185,3 +185,33 @@ def test_a_matrix_of_pairs_is_square_and_symmetric():
         results.bootstrap_pairs([[0, 1, 2], [3, 0, 1], [2, 1, 0]])
     with pytest.raises(ValueError, match="(M, M)"):
         results.bootstrap_pairs([[0, 1, 2]])
+
+
+# ---- jackknife over members
+
+
+def test_the_jackknife_of_a_mean_is_its_classical_standard_error():
+    values = np.random.default_rng(5).normal(size=9)
+    low, high = results.jackknife(values.mean(), (values.sum() - values) / 8, level=0.9)
+    reach = student.ppf(0.95, 8) * values.std(ddof=1) / 3
+    assert np.allclose((low, high), (values.mean() - reach, values.mean() + reach))
+    assert results.jackknife(1.0, [1.0, 2.0]) == (None, None)
+    with pytest.raises(ValueError):
+        results.jackknife(1.0, [1.0, np.nan, 2.0])
+
+
+def test_subsets_of_a_linear_statistic_have_the_classical_interval():
+    from landscape import metrics
+
+    values = np.random.default_rng(6).normal(size=7)
+    alone = results.over_subsets(values, np.eye(7, dtype=bool))
+    pairs = metrics.subsets(7, 2)
+    mean, low, high = results.over_subsets(pairs @ values / 2, pairs)
+    reach = student.ppf(0.975, 6) * values.std(ddof=1) / 7**0.5
+    assert np.allclose(alone, (values.mean(), values.mean() - reach, values.mean() + reach))
+    assert np.allclose((mean, low, high), alone)  # the mean of means over pairs is the mean: a linear statistic
+    whole = np.ones((1, 7), bool)
+    assert results.over_subsets([0.25], whole) == (0.25, None, None)
+    assert results.over_subsets([1.0, 2.0], np.eye(2, dtype=bool))[1:] == (None, None)
+    with pytest.raises(ValueError):
+        results.over_subsets([1.0], np.eye(2, dtype=bool))

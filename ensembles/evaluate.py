@@ -7,7 +7,7 @@ all sets of members of one size on average (of --subsets of them where there are
 networks; of the snapshots of one training, of its late ones, of those at the ends of a cyclic schedule (--cyclic); of
 samples from subspaces around one solution (ensembles/samplers.py); and of independent networks each of which is first
 averaged over its own samples or weights. Beside them, how diverse a sample is at its accuracy: the diversity-accuracy
-plane. Fort et al. 2019 (arXiv 1912.02757), sections 4 and 5.
+plane. After Fort et al. 2019 (arXiv 1912.02757).
 """
 
 import argparse
@@ -30,7 +30,7 @@ def make_parser():
     predictions.add_networks(parser, cli, "runs/ensembles")
     g = parser.group("ensembles", named=True)
     g.add_argument("--cyclic", nargs="*", default=[], metavar="GLOB",
-                   help="trainings with --scheduler cyclic and snapshots at the ends of the cycles")
+                   help="where trainings with --scheduler cyclic and snapshots at the ends of its cycles lie")
     g.add_argument("--split", default="test", choices=("test", "val", "train"),
                    help="the images; val and train where all members split the data in one way")
     g.add_argument("--max_size", type=cli.positive, default=10, metavar="M", help="largest ensemble")
@@ -69,7 +69,8 @@ def main(argv=None):
     anchors = [n for n in networks if predictions.late(n, 1)][:args.anchors]
     kinds, cyclic = chosen(args), []
     if args.cyclic:
-        others = {"members": args.cyclic, "select": ["scheduler=cyclic"]}
+        chosen_too = [word for word in args.select if not word.startswith("scheduler=")]
+        others = {"members": args.cyclic, "select": [*chosen_too, "scheduler=cyclic"]}
         cyclic = predictions.find(argparse.Namespace(**{**vars(args), **others}))
         predictions.check_alike([*networks, *cyclic], args)
     if args.dry_run:
@@ -144,8 +145,9 @@ def evaluate(args, scene, networks, anchors, cyclic, kinds):
             counts[kind] = {k: int(sum(u["counts"][i] for u in units)) for i, k in enumerate(COUNTS)}
         curves.append(independent(f"independent_{kind}", f"independent networks, each its {said}", means, scene, args))
     mean = float(np.mean([accuracies[networks.index(a)] for a in anchors])) if anchors else float(np.mean(accuracies))
-    out = {"kind": "ensembles", "images": len(scene.labels), "split": args.split, "classes": probs.shape[2],
-           "level": args.level, "late": args.late, "measures": list(MEASURES),
+    out = {"kind": "ensembles", "nets": predictions.names_of(networks), "images": len(scene.labels),
+           "split": args.split, "classes": probs.shape[2], "level": args.level, "late": args.late,
+           "measures": list(MEASURES),
            "models": [{"name": n.name, "path": str(n.path), "accuracy": a} for n, a in zip(networks, accuracies)],
            "anchors": [n.name for n in anchors], "curves": [c["rows"] for c in curves],
            "groups": [{"name": c["name"], "words": c["words"], "units": c["units"]} for c in curves],
@@ -156,6 +158,7 @@ def evaluate(args, scene, networks, anchors, cyclic, kinds):
                for name, each in plane.items() if any(each)}
     arrays["confusion_members"] = confusion(probs, scene.labels)
     arrays["confusion_ensemble"] = confusion(probs.mean(0, keepdims=True), scene.labels)
+    arrays["ensemble_right"] = probs[:args.max_size].mean(0).argmax(1) == scene.labels
     arrays["class_names"] = np.array(scene.classes)
     return out, arrays
 

@@ -1,4 +1,4 @@
-"""Points of weight space around one solution: the subspaces of Fort et al. 2019, section 4, and their settings.
+"""Points of weight space around one solution: the subspaces of Fort et al. 2019 (arXiv 1912.02757).
 
 D parameters (weights and biases; statistics of BatchNorm are no coordinates, they are re-estimated at every point), L
 late snapshots of the solution's training. Each sampler draws vectors (D,) about an Anchor. Scales stand in SETTINGS as

@@ -5,7 +5,7 @@
 K networks of any study (--members), N images of --split. Between the networks: disagreement, Jensen-Shannon and
 Kullback-Leibler divergence, cosine of the probabilities, cosine of the weights, (K, K) each, with intervals over pairs
 clustered by network. Along the snapshots of each of them: the same, epoch by epoch. All trajectories together are
-embedded in two dimensions by their predictions. Fort et al. 2019 (arXiv 1912.02757), Figures 2 and 3.
+embedded in two dimensions by their predictions. After Fort et al. 2019 (arXiv 1912.02757).
 """
 
 import numpy as np
@@ -91,7 +91,8 @@ def compare(args, networks, paths, held, labels):
     measures = {m: over_pairs(m, v, args.level) for k, v in arrays.items() for m in [k.removeprefix("members_")]}
     measures["disagreement_per_ensemble_error"] = {
         "value": per_ensemble_error(arrays["members_disagreement"], said, labels), "low": None, "high": None, "n": 1}
-    out = {"kind": "similarity", "images": len(labels), "split": args.split, "level": args.level, "late": args.late,
+    out = {"kind": "similarity", "nets": predictions.names_of(networks), "images": len(labels), "split": args.split,
+           "level": args.level, "late": args.late,
            "models": [{"name": n.name, "path": str(n.path), "accuracy": 1 - float(e)}
                       for n, e in zip(networks, errors)],
            "accuracy": interval(results.bootstrap(1 - errors, level=args.level), len(errors)),
@@ -245,8 +246,8 @@ def ratios(arrays, args, rows, trajectories):
 
 def embedded(followed, epochs, args, arrays):
     """Two coordinates for every snapshot of every trajectory, (T, E, 2), by t-SNE and PCA of the probabilities and by
-    classical scaling of the disagreements; into arrays. Returns how well the ends of the trajectories are apart: the
-    distance between the centres of the last args.late points of two trajectories over their own mean spread."""
+    classical scaling of the disagreements; into arrays. Returns how far the ends of the trajectories are apart, see
+    separation."""
     from landscape import metrics
 
     count = len(followed)
@@ -257,7 +258,7 @@ def embedded(followed, epochs, args, arrays):
     out = {}
     for name, coords in flat.items():
         arrays[f"embedding_{name}"] = coords = coords.reshape(count, len(epochs), 2)
-        out[name] = separation(coords[:, late_rows(epochs, args)])
+        out[name] = separation(coords[:, late_rows(epochs, args)], args.level)
     return out
 
 
@@ -288,19 +289,18 @@ def signed(coords):
     return coords * np.where(largest < 0, -1.0, 1.0)
 
 
-def separation(ends):
-    """{"between", "within", "ratio", "least"} of the last points (T, E, 2) of T trajectories: mean distance of two
-    centres, mean distance of a point from its own centre, the quotient, and its least value over pairs; nulls for one
-    trajectory or no spread."""
+def separation(ends, level):
+    """How far the last points (T, E, 2) of T trajectories lie apart: between two trajectories the distance of their
+    centres over the mean distance of a point from its own centre. {"ratio": mean over pairs with its interval,
+    clustered by trajectory, "least": of all pairs}; nulls for one trajectory or without any spread."""
     centres = ends.mean(1)
     spread = np.linalg.norm(ends - centres[:, None], axis=2).mean(1)
-    pairs = [(i, j) for i in range(len(ends)) for j in range(i)]
-    if not pairs or not (spread > 0).all():
-        return {"between": None, "within": float(spread.mean()), "ratio": None, "least": None}
-    between = [float(np.linalg.norm(centres[i] - centres[j])) for i, j in pairs]
-    each = [d / ((spread[i] + spread[j]) / 2) for d, (i, j) in zip(between, pairs)]
-    return {"between": float(np.mean(between)), "within": float(spread.mean()), "ratio": float(np.mean(each)),
-            "least": float(min(each))}
+    count = len(ends)
+    if count < 2 or not (spread > 0).all():
+        return {"ratio": interval((None, None, None), count), "least": None}
+    apart = np.linalg.norm(centres[:, None] - centres, axis=2) / ((spread[:, None] + spread) / 2)
+    return {"ratio": interval(results.bootstrap_pairs(apart, level=level), count, *RANGE["ratio"]),
+            "least": float(apart[~np.eye(count, dtype=bool)].min())}
 
 
 # ---- tables and figures --------------------------------------------------------------------------------------------
@@ -323,8 +323,9 @@ def show(found):
         if cell["value"] is not None:
             print(f"{name}: independent networks over late snapshots {cell['value']:.2f}")
     for name, cell in (found.get("embedding") or {}).items():
-        if cell["ratio"] is not None:
-            print(f"{name}: ends of trajectories {cell['ratio']:.1f} times their own spread apart")
+        if cell["least"] is not None:
+            print(f"{name}: ends of trajectories {cell['ratio']['value']:.1f} times their own spread apart, "
+                  f"the nearest two {cell['least']:.1f}")
 
 
 def draw(args, run, found):

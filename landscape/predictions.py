@@ -113,6 +113,11 @@ def dataset_of(networks, args):
     return networks[0].source.config.get("dataset", args.dataset)
 
 
+def names_of(networks):
+    """The names of their architectures, each once, sorted; of a foreign checkpoint the name of its folder."""
+    return sorted({runs.describe(n.path).get("architecture", {}).get("name", n.source.group) for n in networks})
+
+
 def late(network, most):
     """The last snapshots of a run, at most so many, in order; that of before its first step is never late."""
     return [n for e, n in snapshots(network).items() if e][-most:]

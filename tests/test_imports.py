@@ -20,6 +20,7 @@ WITHIN = {
     "train": {"cli", "data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
     "stacked": {"train", "data", "evaluate", "runs", "seeding"},
     "maps": {"runs"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives", "maps"},
+    "redraw": {"cli", "runs", "plots"}, "corruptions": {"seeding", "cli"},
     "predictions": {"maps", "runs", "train", "cli", "evaluate", "data"},
     "cli": {"seeding", "runs", "data"}, "refine": {"seeding"},
 }  # fmt: skip
@@ -65,6 +66,7 @@ def test_the_top_scripts_import_only_landscape_and_models(name):
     "import landscape.results", "import landscape.plots", "import landscape.claims", "import landscape.maps",
     "import double_descent.linear, double_descent.spectra, double_descent.plot, double_descent.claims",
     "import double_descent.linear_figures, double_descent.spectra_figures, double_descent.bench",
+    "import landscape.corruptions, ensembles.shift, ensembles.shift_figures; ensembles.shift.make_parser()",
     "import main; main.make_parser().format_help()",
     "import save_preds; save_preds.make_parser().format_help()",
     "import calculate_iou; calculate_iou.make_parser().format_help()",

@@ -1,11 +1,14 @@
 """Metrics against slow twins, exact cases and the libraries of the field."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import log_softmax
+from scipy.stats import entropy
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, jaccard_score
 
 from landscape import metrics
@@ -245,3 +248,68 @@ BAD = {
 def test_bad_input_is_refused(name):
     with pytest.raises(ValueError):
         BAD[name]()
+
+
+# ---- ensembles -----------------------------------------------------------------------------------------------------
+
+def members(seed=0, k=4, n=60, c=5):
+    """Probabilities (k, n, c), one of them 0 at a label, and labels."""
+    rng = np.random.default_rng(seed)
+    probs = metrics.softmax(3 * rng.normal(size=(k, n, c)))
+    labels = rng.integers(c, size=n)
+    probs[0, 0] = np.eye(c)[(labels[0] + 1) % c]
+    return probs, labels
+
+
+def test_subsets_are_all_or_so_many_different_ones():
+    pairs = list(itertools.combinations(range(4), 2))
+    assert metrics.subsets(4, 2).tolist() == [[i in pair for i in range(4)] for pair in pairs]
+    assert metrics.subsets(3, 3).tolist() == [[True] * 3] and metrics.subsets(1, 1).tolist() == [[True]]
+    some = metrics.subsets(12, 5, 100, 3)
+    assert some.shape == (100, 12) and (some.sum(1) == 5).all() and len({tuple(s) for s in some.tolist()}) == 100
+    assert (some == metrics.subsets(12, 5, 100, 3)).all() and (some != metrics.subsets(12, 5, 100, 4)).any()
+    assert len(metrics.subsets(12, 5, 792)) == 792
+    with pytest.raises(ValueError, match="a subset of 5 of 4"):
+        metrics.subsets(4, 5)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_scores_of_subsets_against_a_loop(dtype):
+    probs, labels = members()
+    every = np.concatenate([metrics.subsets(4, m) for m in (1, 2, 3, 4)])
+    found = metrics.subset_scores(probs.astype(dtype), labels, every)
+    for b, subset in enumerate(every):
+        mean = probs[subset].mean(0)
+        at = np.maximum(mean[np.arange(60), labels], np.finfo(dtype).tiny)
+        js = entropy(mean, axis=1).mean() - entropy(probs[subset], axis=2).mean()
+        plain = {"accuracy": metrics.accuracy(mean, labels), "nll": -np.log(at).mean(),
+                 "brier": metrics.brier(mean, labels), "ece": metrics.ece(mean, labels), "js": js}
+        for name, value in plain.items():
+            assert found[name][b] == pytest.approx(value, abs=1e-12 if dtype == np.float64 else 2e-6), (name, subset)
+        assert 0 <= found["js"][b] <= np.log(subset.sum()) and (subset.sum() > 1 or found["js"][b] == 0)
+
+
+def test_scores_of_subsets_at_the_ends_of_diversity():
+    probs = np.repeat(np.eye(3)[:, None], 7, axis=1)  # three members, each sure of a class of its own
+    found = metrics.subset_scores(probs, np.zeros(7, int), np.ones((1, 3), bool))
+    assert found["js"] == pytest.approx(np.log(3)) and found["accuracy"] == 1
+    same = metrics.subset_scores(probs[[1, 1]], np.ones(7, int), np.ones((1, 2), bool))
+    assert same["js"] == 0 and same["nll"] == 0 and same["brier"] == 0
+
+
+def test_blocks_of_subsets_are_not_seen():
+    probs, labels = members(1, 8, 50_000, 4)
+    every = metrics.subsets(8, 4)
+    found = metrics.subset_scores(probs.astype(np.float32), labels, every)
+    one = metrics.subset_scores(probs.astype(np.float32), labels, every[-1:])
+    assert all(found[k][-1] == pytest.approx(one[k][0], rel=1e-6) for k in found)
+
+
+def test_scores_of_subsets_refuse_what_is_none():
+    probs, labels = members()
+    with pytest.raises(ValueError, match="without members"):
+        metrics.subset_scores(probs, labels, np.zeros((1, 4), bool))
+    with pytest.raises(ValueError, match="subsets"):
+        metrics.subset_scores(probs, labels, np.ones((1, 3), bool))
+    with pytest.raises(ValueError, match="sum to 1"):
+        metrics.subset_scores(2 * probs, labels, np.ones((1, 4), bool))

@@ -86,7 +86,7 @@ def unit_components(rows, rank):
 def scaled_components(rows, rank):
     """The same, each component times the standard deviation of the points along it: a Gaussian of low rank."""
     mean, directions = unit_components(rows, rank)
-    return mean, directions * ((rows - mean) @ directions.T).std(0, unbiased=False)[:, None]
+    return mean, directions * ((rows - mean) @ directions.T).square().mean(0).sqrt()[:, None]
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------

@@ -216,15 +216,16 @@ def late_rows(epochs, args):
 
 
 def late(arrays, trajectories, args):
-    """{measure: mean over pairs of the last args.late snapshots, with its interval over trajectories}."""
+    """{measure: mean over pairs of the last args.late snapshots, with its interval over trajectories; nulls where one
+    of them has no pair}."""
     out = {}
     for measure in (*FUNCTION, *WEIGHTS):
         held = [arrays.get(f"trajectory_{i}_{measure}") for i in range(len(trajectories))]
         means = [None if m is None else mean_of_pairs(m[np.ix_(rows, rows)])
                  for m, t in zip(held, trajectories) for rows in [late_rows(t["epochs"], args)]]
-        if None not in means:
-            out[measure] = interval(results.bootstrap(means, level=args.level), len(means),
-                                    *RANGE.get(measure, (-1, 1)))
+        if not any(m is None for m in held):
+            ends = (None, None, None) if None in means else results.bootstrap(means, level=args.level)
+            out[measure] = interval(ends, len(means), *RANGE.get(measure, (-1, 1)))
     late_accuracy = [np.mean(np.array(t["accuracy"])[late_rows(t["epochs"], args)]) for t in trajectories]
     out["accuracy"] = interval(results.bootstrap(late_accuracy, level=args.level), len(late_accuracy))
     return out

@@ -188,6 +188,26 @@ def test_a_matrix_of_pairs_is_square_and_symmetric():
         results.bootstrap_pairs([[0, 1, 2]])
 
 
+# ---- jackknife over members
+
+
+def test_the_jackknife_of_a_mean_is_its_classical_standard_error():
+    values = np.random.default_rng(5).normal(size=9)
+    low, high = results.jackknife(values.mean(), (values.sum() - values) / 8, level=0.9)
+    reach = student.ppf(0.95, 8) * values.std(ddof=1) / 3
+    assert np.allclose((low, high), (values.mean() - reach, values.mean() + reach))
+    assert results.jackknife(1.0, [1.0, 2.0]) == (None, None)
+    with pytest.raises(ValueError):
+        results.jackknife(1.0, [1.0, np.nan, 2.0])
+
+
+def test_subsets_of_a_linear_statistic_have_the_interval_of_a_mean():
+    values = np.random.default_rng(6).normal(size=7)
+    alone = results.over_subsets(values, np.eye(7, dtype=bool))
+    pairs = np.array([[i in p for i in range(7)] for p in itertools.combinations(range(7), 2)])
+    assert np.allclose(results.over_subsets(pairs @ values / 2, pairs), alone)
+
+
 def test_over_subsets_of_one_is_student_s_interval():
     values = np.array([0.3, 0.5, 0.4, 0.9, 0.2])
     value, low, high = results.over_subsets(values, np.eye(5, dtype=bool))

@@ -149,9 +149,8 @@ def plan(args):
             print(f"draw {source.group}: {source.path}")
         return 0
     path = runs.folder("regions", args)
-    state = "finished" if (path / "done").exists() else "resumed" if (path / "resume.pt").exists() else "trained"
-    print(f"{state}: {path}\n{args.net} on {args.dataset}, {args.epochs} epochs of batches of {args.bs}, {args.opt}, "
-          f"{args.precision}; then {args.resolution}x{args.resolution} points of a plane")
+    print(f"{runs.state_of(path)}: {path}\n{args.net} on {args.dataset}, {args.epochs} epochs of batches of {args.bs}, "
+          f"{args.opt}, {args.precision}; then {args.resolution}x{args.resolution} points of a plane")
     return 0
 
 

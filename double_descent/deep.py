@@ -46,10 +46,8 @@ def main(argv=None):
         if len(members) > 1:
             print(f"{len(members)} networks:")
         for member, path in zip(members, paths):
-            state = "finished" if (path / "done").exists() else "trained"
-            state = "resumed" if state == "trained" and (path / "resume.pt").exists() else state
-            print(f"{state}: {path}\n{member.net} of width {member.width} on {member.dataset}, {member.noise_rate:.0%} "
-                  f"{member.noise_kind} label noise, {member.epochs} epochs")
+            print(f"{runs.state_of(path)}: {path}\n{member.net} of width {member.width} on {member.dataset}, "
+                  f"{member.noise_rate:.0%} {member.noise_kind} label noise, {member.epochs} epochs")
         return 0
     if args.time_steps:
         from landscape import train

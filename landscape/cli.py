@@ -20,6 +20,9 @@ from models import ModelError
 
 TRAIN_MODES = ("naive", "mixup", "cutmix", "adv", "adv_mix", "soft_distillation", "hard_distillation", "distillation")
 
+# The epochs at which a schedule halves the rate: of the deep ensembles' re-implementation and of the paper.
+DROPS = {"drop_a": (9, 19, 29), "drop_paper": (10, 20, 30)}
+
 NOISE_KINDS = ("symmetric", "uniform", "asymmetric")
 
 # The most that --smoke leaves of each of these: the whole path, in seconds, on a CPU.
@@ -28,8 +31,8 @@ SMOKE_CAPS = {"epochs": 1, "train_size": 96, "val_size": 32, "bs": 48, "planes":
 
 # Settings that change what a training computes and not how long it takes: runs that differ in these alone cost alike.
 SAME_COST = ("seed", "init_seed", "order_seed", "augment_seed", "data_seed", "noise_seed", "plane_seed", "noise_rate",
-             "noise_file", "lr", "momentum", "weight_decay", "scheduler", "milestones", "warmup", "label_smoothing",
-             "mixup_alpha", "cutmix_beta", "adv_epsilon", "adv_step", "distill_temp", "normalize")
+             "noise_file", "lr", "momentum", "adam_eps", "weight_decay", "scheduler", "cycles", "milestones", "warmup",
+             "label_smoothing", "mixup_alpha", "cutmix_beta", "adv_epsilon", "adv_step", "distill_temp", "normalize")
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -306,12 +309,15 @@ def add_training(parser):
     g.add_argument("--opt", default="SGD", choices=("SGD", "Adam", "AdamW"))
     g.add_argument("--momentum", type=number(0), default=0.9, help="of SGD")
     g.add_argument("--nesterov", action="store_true")
+    g.add_argument("--adam_eps", type=number(above=0), default=1e-8, help="epsilon of Adam and AdamW (Keras: 1e-7)")
     g.add_argument("--weight_decay", type=number(0), default=None,
                    help="default: 5e-4 for SGD, 0 for Adam, 0.01 for AdamW")
     g.add_argument("--scheduler", default="multistep",
-                   choices=("multistep", "linear", "cosine", "constant", "linear_decay"),
+                   choices=("multistep", "linear", "cosine", "cyclic", "constant", "linear_decay", *DROPS),
                    help="multistep divides by 10 at --milestones; linear is the same at dbViz's (E//2.667, "
-                        "E//1.6, E//1.142); all are applied per step")
+                        "E//1.6, E//1.142); drop_a halves at epochs 9, 19 and 29, drop_paper at 10, 20 and 30; cyclic "
+                        "is a cosine of its own in each of --cycles; all are applied per step")
+    g.add_argument("--cycles", type=positive, default=5, help="of --scheduler cyclic, in equal parts of the run")
     g.add_argument("--milestones", default="auto", metavar="E,E,…",
                    help="epochs, of multistep; auto: 3/8, 5/8 and 7/8 of the run")
     g.add_argument("--warmup", type=number(0), default=0.0, metavar="EPOCHS", help="linear from 0")
@@ -539,9 +545,17 @@ def shrink(args):
         args.device = "cpu"
     if hasattr(args, "runs"):
         own = Path(args.runs) / "smoke"
-        load = Path(getattr(args, "load_net", "") or "")
-        if load.is_relative_to(args.runs) and not load.is_relative_to(own):  # what an earlier --smoke made
-            args.load_net = str(own / load.relative_to(args.runs))
+
+        def made(path):  # by an earlier --smoke
+            path = Path(path)
+            inside = path.is_relative_to(args.runs) and not path.is_relative_to(own)
+            return str(own / path.relative_to(args.runs)) if inside else str(path)
+
+        if getattr(args, "load_net", ""):
+            args.load_net = made(args.load_net)
+        for name in ("members", "cyclic"):  # of a training, members is a number
+            if isinstance(getattr(args, name, None), list):
+                setattr(args, name, [made(path) for path in getattr(args, name)])
         args.runs = str(own)
     if getattr(args, "snapshots", "") not in ("", "all"):
         args.snapshots = "0,1"

@@ -284,6 +284,19 @@ def _resize(images, size):
     return torch.cat(parts).permute(0, 2, 3, 1).contiguous()
 
 
+def fitted(images, size, channels):
+    """uint8 (N, H, W, C) to (N, size, size, channels): resized as above; a grey channel is repeated, three become their
+    luminance."""
+    images = _resize(images, size)
+    if images.shape[3] == channels:
+        return images
+    if channels == 1:
+        from torchvision.transforms import functional as T
+
+        return T.rgb_to_grayscale(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+    return images.expand(-1, -1, -1, channels).contiguous()
+
+
 # --- loading ------------------------------------------------------------------------------------------------
 
 
@@ -354,9 +367,7 @@ def load(
             pools[part] = _folder_images(reader, torch.tensor(labels), device, resident, workers)
     else:
         for part, (images, labels) in read(name, data_root).items():
-            images = _resize(images, size)
-            images = images if images.shape[3] == depth else images.expand(-1, -1, -1, depth).contiguous()
-            pools[part] = Images(images.to(device), labels)
+            pools[part] = Images(fitted(images, size, depth).to(device), labels)
 
     full = pools["train"]
     train, val = _split(name, full, val_size, "val" in pools, data_seed)

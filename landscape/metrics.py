@@ -1,12 +1,19 @@
 """Arrays in, numbers out: quality of predictions, agreement of class maps, barriers of paths. numpy only.
 
-N examples, C classes, M models, P planes, S points of a plane, T points of a path. Labels and class maps hold
-integers 0..C-1. NaN in an input is a ValueError, never a NaN in a result, except where a docstring says so.
+N examples, C classes, M models, K members, B subsets of them, P planes, S points of a plane, T points of a path. Labels
+and class maps hold integers 0..C-1. NaN in an input is a ValueError, never a NaN in a result, except where a docstring
+says so.
 """
+
+import itertools
+import math
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
+from scipy.special import entr
+
+from landscape.seeding import numpy_stream
 
 # ---- predictions -------------------------------------------------------------------------------------------
 
@@ -57,6 +64,126 @@ def ece(probs, labels, bins=15):
 def disagreement(a, b):
     """Share of examples to which two models give different labels (N,) (Fort et al. 2019, section 4)."""
     return 1 - agreement(a, b)
+
+
+# ---- many models -------------------------------------------------------------------------------------------
+
+
+def pairwise(logits):
+    """How far the predictions of M models on N examples lie apart, from logits (M, N, C): a dict of (M, M) arrays.
+
+    disagreement: share of examples with different labels (Fort et al. 2019). js: Jensen-Shannon divergence of the two
+    probability vectors, in nats, 0 to log 2, mean over examples. kl: Kullback-Leibler divergence of the column's model
+    from the row's, sum_c p_row (log p_row - log p_column), in nats. cosine: of the two probability vectors, mean over
+    examples. All but js are matrix products.
+    """
+    logits = _finite("logits", logits)
+    models, examples, classes = logits.shape
+    said = logits.argmax(axis=2)
+    hot = (said[:, :, None] == np.arange(classes)).reshape(models, -1).astype(np.float32)
+    apart = 1 - (hot @ hot.T).astype(np.float64) / examples  # counts up to 2**24 are exact in float32
+    logs = logits - logits.max(axis=2, keepdims=True)
+    probs = np.exp(logs)
+    total = probs.sum(axis=2, keepdims=True)
+    probs /= total
+    logs -= np.log(total)
+    flat, flat_logs = probs.reshape(models, -1), logs.reshape(models, -1)
+    entropies = -np.einsum("ij,ij->i", flat, flat_logs) / examples
+    kl = -(flat @ flat_logs.T) / examples - entropies[:, None]
+    np.fill_diagonal(kl, 0)  # 0 up to rounding
+    unit = (probs / np.linalg.norm(probs, axis=2, keepdims=True)).reshape(models, -1)
+    return {"disagreement": apart, "js": _js(flat, entropies, examples), "kl": np.maximum(kl, 0),
+            "cosine": unit @ unit.T / examples}
+
+
+def _js(flat, entropies, examples):
+    """Jensen-Shannon divergences (M, M) from probabilities (M, N*C) and mean entropies (M,). Blocks stay in the cache;
+    a tiny number keeps the logarithm of 0 away."""
+    models, length = flat.shape
+    together = np.zeros((models, models))
+    block = max(1, 200_000 // models)
+    for start in range(0, length, block):
+        part = flat[:, start : start + block]
+        for i in range(1, models):
+            mean = (part[:i] + part[i]) / 2
+            together[i, :i] -= np.einsum("ij,ij->i", mean, np.log(mean + 1e-300))
+    together = (together + together.T) / examples
+    out = np.clip(together - (entropies[:, None] + entropies) / 2, 0, np.log(2))
+    np.fill_diagonal(out, 0)
+    return out
+
+
+# ---- ensembles ---------------------------------------------------------------------------------------------
+
+
+def subsets(members, size, most=10_000, seed=0):
+    """Subsets of `size` of K members as bool (B, K): all of them in lexicographic order, or where they are more than
+    `most`, so many different ones, drawn at random with the seed."""
+    if not 1 <= size <= members:
+        raise ValueError(f"a subset of {size} of {members} members")
+    if math.comb(members, size) <= most:
+        chosen = list(itertools.combinations(range(members), size))
+    else:
+        draw = numpy_stream(seed, "subsets", members, size)
+        found = {}
+        while len(found) < most:
+            found[tuple(sorted(draw.choice(members, size, replace=False).tolist()))] = True
+        chosen = list(found)
+    out = np.zeros((len(chosen), members), bool)
+    np.put_along_axis(out, np.array(chosen), True, axis=1)
+    return out
+
+
+def subset_scores(probs, labels, subsets, bins=15):
+    """Quality of the mean probabilities of subsets of members: {measure: (B,)}, float64.
+
+    probs (K, N, C); labels (N,); subsets (B, K) bool, at least one member in each. accuracy, nll (nats), brier and ece
+    are those of the functions of that name; js is the Jensen-Shannon diversity of the members, in nats: the entropy of
+    the mean probabilities less the mean of the members' entropies, 0 for a subset of one. A probability of 0 at the
+    label counts as the smallest normal number of its type.
+    """
+    probs = np.asarray(probs)
+    subsets = np.asarray(subsets)
+    if probs.ndim != 3 or subsets.ndim != 2 or subsets.dtype != bool or subsets.shape[1] != len(probs):
+        raise ValueError(f"probabilities (K, N, C) and subsets (B, K) expected, not {probs.shape}, {subsets.shape}")
+    for one in probs:
+        _probabilities(one, labels)
+    if not subsets.any(axis=1).all():
+        raise ValueError("a subset without members")
+    labels = np.asarray(labels)
+    members, examples, classes = probs.shape
+    flat = probs.reshape(members, -1)
+    weights = (subsets / subsets.sum(axis=1, keepdims=True)).astype(probs.dtype)
+    own = entropy(probs).mean(axis=1)
+    out = {name: np.empty(len(subsets)) for name in ("accuracy", "nll", "brier", "ece", "js")}
+    block = max(1, 4_000_000 // flat.shape[1])  # 32 MB of float64
+    for start in range(0, len(subsets), block):
+        part = slice(start, start + block)
+        mean = (weights[part] @ flat).reshape(-1, examples, classes)
+        at_label = mean[:, np.arange(examples), labels]
+        right = mean.argmax(axis=2) == labels
+        out["accuracy"][part] = right.mean(axis=1)
+        out["nll"][part] = -np.log(np.maximum(at_label, np.finfo(mean.dtype).tiny)).mean(axis=1, dtype=float)
+        out["brier"][part] = 1 + ((mean**2).sum(axis=2) - 2 * at_label).mean(axis=1, dtype=float)
+        out["ece"][part] = _eces(mean.max(axis=2), right, bins)
+        out["js"][part] = entropy(mean).mean(axis=1) - weights[part] @ own
+    out["js"] = np.where(subsets.sum(axis=1) == 1, 0, np.maximum(out["js"], 0))
+    return out
+
+
+def entropy(probs):
+    """Entropy (...), in nats, float64, of probabilities (..., C); 0 log 0 is 0."""
+    return entr(probs).sum(axis=-1, dtype=float)
+
+
+def _eces(confidence, right, bins):
+    """Expected calibration errors (B,) from confidences and hits (B, N), as ece has them."""
+    rows, examples = confidence.shape
+    edges = np.linspace(0, 1, bins + 1)
+    which = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    which = which + np.arange(rows)[:, None] * bins
+    gaps = np.bincount(which.ravel(), weights=(right - confidence.astype(float)).ravel(), minlength=rows * bins)
+    return np.abs(gaps).reshape(rows, bins).sum(axis=1) / examples
 
 
 # ---- class maps --------------------------------------------------------------------------------------------

@@ -238,6 +238,20 @@ def similarity_matrix(
 
 
 @styled
+def heat_map(ax, values, extent, *, label="", vmin=None, vmax=None, cmap="viridis", xlabel="", ylabel="", **image):
+    """values (R, C) as an image with row 0 at the bottom and a colour bar called label; extent: left, right, bottom and
+    top edge. NaN is grey. Returns the image."""
+    shown = ax.imshow(np.ma.masked_invalid(np.asarray(values, dtype=float)), origin="lower", extent=extent, vmin=vmin,
+                      vmax=vmax, cmap=cmap, interpolation="nearest", **image)
+    ax.set_facecolor("0.9")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    bar = ax.figure.colorbar(shown, ax=ax, fraction=0.046, pad=0.03)
+    bar.outline.set_visible(False)
+    bar.set_label(label)
+    return shown
+
+
+@styled
 def curves(ax, x, series, *, xlabel="", ylabel="", xscale="linear", yscale="linear", markers=False):
     """Lines over x (T,): series maps each name to y (T,) or to (y, low, high), whose band is shaded; a NaN or
     None leaves a gap. Line styles change with the colours, so that a grey print still tells them apart."""

@@ -232,6 +232,37 @@ def bootstrap_present(per_plane, n=2000, level=0.95, seed=0):
     return mean, low, high, counts.tolist()
 
 
+def over_subsets(values, subsets, level=0.95):
+    """(mean, low, high) of a statistic of subsets (B, K bool) of K members, all of one size, from values (B,).
+
+    Subsets share members, so the interval is a jackknife over members: variance (K-1)/K sum_k (U_k - mean U)^2, U_k the
+    mean over the subsets without member k (Arvesen 1969, for U-statistics), with Student's t of K-1 degrees. low and
+    high are None for fewer than three members, where every subset holds all of them, and where some member is in every
+    subset that was drawn. ValueError for NaN.
+    """
+    values, subsets = _checked(values), np.asarray(subsets, bool)
+    if values.ndim != 1 or len(values) != len(subsets) or not len(values):
+        raise ValueError(f"values (B,) and subsets (B, K) expected, not {values.shape} and {subsets.shape}")
+    value, without = float(values.mean()), ~subsets
+    if not without.any(axis=0).all():
+        return value, None, None
+    return value, *jackknife(value, (values @ without) / without.sum(axis=0), level)
+
+
+def jackknife(value, without, level=0.95):
+    """(low, high) of a statistic about its value, from its values (K,) without each of K members: Student's t of K-1
+    degrees and the variance (K-1)/K sum_k (U_k - mean U)^2 (Tukey 1958). (None, None) for fewer than three members."""
+    from scipy.special import stdtrit
+
+    without = _checked(without)
+    count = len(without)
+    if count < 3:
+        return None, None
+    spread = ((count - 1) / count * ((without - without.mean()) ** 2).sum()) ** 0.5
+    reach = float(stdtrit(count - 1, (1 + level) / 2) * spread)
+    return value - reach, value + reach
+
+
 def square(rows, names):
     """(value, low, high) as square lists of lists, symmetric, from one row a pair of groups: dicts with group_a,
     group_b, value, low, high. names orders the groups; pairs without a row are None."""

@@ -110,7 +110,7 @@ def name_of(head, differs):
     if seeds[0] is not None and len(set(seeds)) == 1:
         words = {k: v for k, v in words.items() if k not in ("init_seed", "order_seed", "augment_seed")}
         words["seed"] = seeds[0]
-    hidden = {"precision", "dataset", "net", "load_net", "teacher", "init_from"}
+    hidden = {"precision", "dataset", "net", "load_net", "teacher", "init_from", "members", "select"}
     shown = [f"{k}={v}" for k, v in sorted(words.items()) if k not in hidden]
     readable = re.sub(r"[^\w.=+-]+", "-", "_".join([head, *shown]))[:72].rstrip("-_.")
     return f"{readable}-{hash8(differs)}"
@@ -246,6 +246,11 @@ def folder(study, args, head=""):
     """The path of that run, whether it exists or not."""
     head = head or f"{args.dataset.split(':')[0]}_{models.canonical(args.net)}"
     return Path(args.runs) / study / name_of(head, args.differs)
+
+
+def state_of(path):
+    """What a training's command would find its folder to be: "finished", "resumed" or "trained" (anew)."""
+    return "finished" if (path / "done").exists() else "resumed" if (path / "resume.pt").exists() else "trained"
 
 
 def hold(path):
@@ -415,6 +420,20 @@ def read_weights(path):
     if bad:
         raise ContentError(f"checkpoint {path} holds NaN or infinite weights, first in {bad[0]}")
     return weights, described
+
+
+def describe(path):
+    """What describes the weights of a checkpoint of ours ({"architecture", "preprocessing"}), without reading them; {}
+    of a foreign one. Raises ContentError for a damaged file."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as f:
+            return json.loads((f.metadata() or {}).get(KEY, "{}"))
+    except (SafetensorError, ValueError, OSError) as e:
+        raise ContentError(f"checkpoint {path} is truncated or not a safetensors file ({e})") from None
 
 
 def read_foreign(path):

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import models
+from landscape import cli, evaluate, objectives, runs, seeding
 from landscape import data as datasets
-from landscape import evaluate, objectives, runs, seeding
 from landscape.errors import ContentError, Interrupted, UsageError
 
 CHECK_EVERY = 50  # steps between looks at the losses for NaN: each look waits for the device
@@ -78,19 +78,27 @@ def load_source(source, args, entry):
 def load_network(path, net, args, entry, which="model"):
     """The Trained of a run folder or of a checkpoint; where a file does not describe itself it is the network `net`
     with the inputs that args.image_size, channels and normalize say."""
-    architecture = preprocessing = None
-    if Path(path).is_file():
-        size = input_size(net, entry.image_size, args.image_size)
-        channels = args.channels or entry.channels
-        architecture = {"name": models.canonical(net), "num_classes": len(entry.classes), "in_channels": channels,
-                        "image_size": size, "width": args.width}
-        preprocessing = {"image_size": size, "channels": channels,
-                         **datasets.normalization(args.normalize, entry, channels)}
-    trained = runs.load(path, architecture, preprocessing, which)
-    if trained.architecture["num_classes"] != len(entry.classes):
-        raise ContentError(f"{path} has {trained.architecture['num_classes']} classes, the data set has "
-                           f"{len(entry.classes)}: give the --dataset that it was trained on")
+    held = foreign(net, args, entry) if Path(path).is_file() else {}
+    trained = runs.load(path, **held, which=which)
+    check_classes(path, trained.architecture, entry)
     return trained
+
+
+def foreign(net, args, entry):
+    """{"architecture", "preprocessing"} of a file that does not describe itself, as the flags and the data set say."""
+    size = input_size(net, entry.image_size, args.image_size)
+    channels = args.channels or entry.channels
+    return {"architecture": {"name": models.canonical(net), "num_classes": len(entry.classes), "in_channels": channels,
+                             "image_size": size, "width": args.width},
+            "preprocessing": {"image_size": size, "channels": channels,
+                              **datasets.normalization(args.normalize, entry, channels)}}
+
+
+def check_classes(path, architecture, entry):
+    """Raise ContentError where a network's class count differs from the data set's."""
+    if architecture["num_classes"] != len(entry.classes):
+        raise ContentError(f"{path} has {architecture['num_classes']} classes, the data set has {len(entry.classes)}: "
+                           "give the --dataset that it was trained on")
 
 
 def attacked(args, sources, entry):
@@ -500,7 +508,7 @@ def make_optimiser(network, args):
         return torch.optim.SGD(parameters, args.lr, momentum=args.momentum, nesterov=args.nesterov,
                                weight_decay=args.weight_decay)
     return {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[args.opt](
-        parameters, args.lr, weight_decay=args.weight_decay)
+        parameters, args.lr, eps=args.adam_eps, weight_decay=args.weight_decay)
 
 
 def milestones(args):
@@ -528,8 +536,12 @@ def learning_rate(args, step, steps):
         return args.lr
     if args.scheduler in ("multistep", "linear"):
         return args.lr * 0.1 ** sum(step >= m * steps for m in milestones(args))
+    if args.scheduler in cli.DROPS:
+        return args.lr * 0.5 ** sum(step >= e * steps for e in cli.DROPS[args.scheduler])
     done = (step - warm) / max(last - warm, 1)
-    if args.scheduler == "cosine":
+    if args.scheduler == "cyclic":  # Huang et al. 2017, equation 2; whole numbers, so that a cycle begins at its step
+        done = (step - warm) * args.cycles % (last - warm) / (last - warm)
+    if args.scheduler in ("cosine", "cyclic"):
         return args.lr * 0.5 * (1 + math.cos(math.pi * done))
     return args.lr * (1 - done)  # linear_decay
 

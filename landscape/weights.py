@@ -78,3 +78,21 @@ def cosine(a, b):
     dot = sum((a[k].double() * b[k].double()).sum() for k in names)
     norms = (sum((a[k].double() ** 2).sum() for k in names) * sum((b[k].double() ** 2).sum() for k in names)).sqrt()
     return (dot / norms).item() if norms > 0 else None
+
+
+def grams(points, names):
+    """{name: (M, M) float64 inner products of that tensor in M weight dicts}, with every pair of the names' tensors
+    checked to be alike."""
+    for other in points[1:]:
+        check_same(points[0], other)
+    out = {}
+    for name in names:
+        rows = torch.stack([w[name].reshape(-1).double() for w in points])
+        out[name] = rows @ rows.T
+    return out
+
+
+def cosines(gram):
+    """(M, M) cosines of an (M, M) Gram matrix; NaN beside a point that is all zero."""
+    norms = gram.diagonal().sqrt()
+    return gram / (norms[:, None] * norms)

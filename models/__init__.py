@@ -116,6 +116,22 @@ MODELS = {
         "lenet:lenet", ("LeNet",), min_size=16,
         note="LeCun et al. 1998, with ReLU and max pooling",
     ),
+    "small_cnn": Entry(
+        "keras_cnn:small_cnn", ("SmallCNN",), min_size=8,
+        note="deep ensembles, 16-32-32 channels, Keras' initial weights",
+    ),
+    "medium_cnn": Entry(
+        "keras_cnn:medium_cnn", ("MediumCNN",), min_size=20,
+        note="deep ensembles, 32-64-128-128 channels, Keras' initial weights",
+    ),
+    "medium_cnn_paper": Entry(
+        "keras_cnn:medium_cnn_paper", ("MediumCNN_paper",), min_size=16,
+        note="Fort et al. 2019, 64-128-256-256 channels",
+    ),
+    "resnet20v1": Entry(
+        "keras_cnn:resnet20v1", ("ResNet20v1",), min_size=4,
+        note="deep ensembles, bottlenecks of 64-128-256 channels, biases, Keras' initial weights and BatchNorm",
+    ),
     "fcnet": Entry("mlp:fcnet", ("FCNet",), note="pixels-1024-512-256-64-classes"),
     "mlp": Entry(
         "mlp:mlp", (), "width",

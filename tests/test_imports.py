@@ -13,13 +13,15 @@ OURS = {"landscape", "models", "main", "save_preds", "calculate_iou", *STUDIES}
 MAY = {"models": set(), "landscape": {"models"}, **{s: {"landscape", "models"} for s in STUDIES}}
 # Which of its siblings a module of landscape may import; errors is open to all.
 WITHIN = {
-    "errors": set(), "seeding": set(), "weights": set(), "metrics": set(), "plane": set(), "augment": set(),
+    "errors": set(), "seeding": set(), "weights": set(), "metrics": {"seeding"}, "plane": set(), "augment": set(),
     "results": {"runs", "cli"}, "wandb_sink": set(), "claims": {"results", "runs", "cli"},
     "readers": {"seeding"}, "data": {"seeding", "augment", "readers", "cli"},
     "runs": {"wandb_sink"}, "plots": {"runs", "results"}, "evaluate": {"data", "metrics", "weights", "plane"},
-    "train": {"data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
+    "train": {"cli", "data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
     "stacked": {"train", "data", "evaluate", "runs", "seeding"},
     "maps": {"runs"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives", "maps"},
+    "redraw": {"cli", "runs", "plots"}, "corruptions": {"seeding", "cli"},
+    "predictions": {"maps", "runs", "train", "cli", "evaluate", "data"},
     "cli": {"seeding", "runs", "data"}, "refine": {"seeding"},
 }  # fmt: skip
 
@@ -64,6 +66,7 @@ def test_the_top_scripts_import_only_landscape_and_models(name):
     "import landscape.results", "import landscape.plots", "import landscape.claims", "import landscape.maps",
     "import double_descent.linear, double_descent.spectra, double_descent.plot, double_descent.claims",
     "import double_descent.linear_figures, double_descent.spectra_figures, double_descent.bench",
+    "import landscape.corruptions, ensembles.shift, ensembles.shift_figures; ensembles.shift.make_parser()",
     "import main; main.make_parser().format_help()",
     "import save_preds; save_preds.make_parser().format_help()",
     "import calculate_iou; calculate_iou.make_parser().format_help()",

@@ -1,11 +1,14 @@
 """Metrics against slow twins, exact cases and the libraries of the field."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import log_softmax
+from scipy.stats import entropy
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, jaccard_score
 
 from landscape import metrics
@@ -47,6 +50,98 @@ def test_known_values_of_predictions():
     # bins are closed on the right: with two bins, 0.5 and 0.4 share the lower one and their gaps cancel
     probs = np.array([[0.5, 0.3, 0.2], [0.4, 0.3, 0.3]])
     assert np.isclose(metrics.ece(probs, [0, 1], bins=2), abs((1 - 0.5) + (0 - 0.4)) / 2)
+
+
+# ---- many models
+
+
+def twins(logits):
+    """metrics.pairwise, one pair and one example after the other."""
+    probs = np.exp(log_softmax(np.asarray(logits, float), axis=2))
+    models, examples, _ = probs.shape
+    out = {k: np.zeros((models, models)) for k in ("disagreement", "js", "kl", "cosine")}
+    for i in range(models):
+        for j in range(models):
+            for n in range(examples):
+                p, q = probs[i, n], probs[j, n]
+                mean = (p + q) / 2
+                out["disagreement"][i, j] += p.argmax() != q.argmax()
+                out["kl"][i, j] += sum(a * np.log(a / b) for a, b in zip(p, q))
+                out["js"][i, j] += (sum(a * np.log(a / m) for a, m in zip(p, mean))
+                                    + sum(b * np.log(b / m) for b, m in zip(q, mean))) / 2
+                out["cosine"][i, j] += p @ q / np.sqrt(p @ p * (q @ q))
+    return {k: v / examples for k, v in out.items()}
+
+
+@pytest.mark.parametrize(("models", "examples", "classes"), [(5, 30, 10), (1, 4, 3), (2, 1, 2), (4, 7, 100)])
+def test_pairs_of_models_against_a_loop(models, examples, classes):
+    logits = np.random.default_rng(models).normal(size=(models, examples, classes)).astype(np.float32) * 4
+    fast, slow = metrics.pairwise(logits), twins(logits)
+    for name, expected in slow.items():
+        assert np.allclose(fast[name], expected, atol=1e-9), name
+        assert name == "kl" or np.allclose(fast[name], fast[name].T, atol=1e-12), name
+    assert not fast["disagreement"].diagonal().any() and not fast["js"].diagonal().any()
+    assert 0 <= fast["js"].min() and fast["js"].max() <= np.log(2)
+
+
+def test_blocks_of_examples_do_not_change_the_divergence():
+    logits = np.random.default_rng(0).normal(size=(2, 30_000, 10))  # 300,000 numbers of each: several blocks
+    fast = metrics.pairwise(logits)["js"][0, 1]
+    p, q = metrics.softmax(logits)
+    m = (p + q) / 2
+    assert np.isclose(fast, ((p * np.log(p / m)).sum(1) + (q * np.log(q / m)).sum(1)).mean() / 2)
+
+
+def test_models_that_are_sure_of_different_classes_are_as_far_apart_as_can_be():
+    sure = np.array([[[900.0, 0.0]], [[0.0, 900.0]]])
+    found = metrics.pairwise(sure)
+    assert np.allclose(found["js"], [[0, np.log(2)], [np.log(2), 0]])
+    assert np.allclose(found["kl"], [[0, 900], [900, 0]]) and np.allclose(found["cosine"], np.eye(2))
+    with pytest.raises(ValueError):
+        metrics.pairwise(np.full((2, 1, 2), np.nan))
+
+
+def test_subsets_are_all_of_them_or_different_ones():
+    every = metrics.subsets(5, 2)
+    assert every.shape == (10, 5) and (every.sum(1) == 2).all() and len(np.unique(every, axis=0)) == 10
+    some = metrics.subsets(20, 10, most=300, seed=4)
+    assert some.shape == (300, 20) and (some.sum(1) == 10).all() and len(np.unique(some, axis=0)) == 300
+    assert np.array_equal(some, metrics.subsets(20, 10, most=300, seed=4))
+    assert not np.array_equal(some, metrics.subsets(20, 10, most=300, seed=5))
+    assert abs(some.mean(0) - 0.5).max() < 0.15  # no member is favoured
+    for size in (0, 6):
+        with pytest.raises(ValueError, match=f"a subset of {size} of 5"):
+            metrics.subsets(5, size)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_scores_of_subsets_are_those_of_their_mean_probabilities(kind):
+    rng = np.random.default_rng(3)
+    probs = metrics.softmax(rng.normal(size=(4, 60, 7)) * 2).astype(kind)
+    labels = rng.integers(0, 7, 60)
+    subsets = np.concatenate([metrics.subsets(4, size) for size in (1, 2, 3, 4)])
+    found = metrics.subset_scores(probs, labels, subsets)
+    for b, subset in enumerate(subsets):
+        members = probs[subset].astype(float)
+        mean = members.mean(0)
+        assert found["accuracy"][b] == (mean.argmax(1) == labels).mean()
+        assert np.isclose(found["nll"][b], -np.log(mean[range(60), labels]).mean(), rtol=1e-5)
+        assert np.isclose(found["brier"][b], metrics.brier(mean / mean.sum(1, keepdims=True), labels), rtol=1e-5)
+        assert np.isclose(found["ece"][b], metrics.ece(mean / mean.sum(1, keepdims=True), labels), atol=1e-5)
+        own = np.mean([-(m * np.log(m)).sum(1).mean() for m in members])
+        assert np.isclose(found["js"][b], -(mean * np.log(mean)).sum(1).mean() - own, atol=1e-5)
+    assert not found["js"][subsets.sum(1) == 1].any()
+    assert (found["js"] >= 0).all() and (found["js"] <= np.log(subsets.sum(1)) + 1e-9).all()
+
+
+def test_the_diversity_of_a_pair_is_its_divergence_and_of_sure_models_the_logarithm_of_their_number():
+    logits = np.random.default_rng(1).normal(size=(2, 40, 5))
+    both = metrics.subset_scores(metrics.softmax(logits), np.zeros(40, int), np.array([[True, True]]))
+    assert np.isclose(both["js"][0], metrics.pairwise(logits)["js"][0, 1])
+    sure = np.eye(3)[:, None, :]  # three models, one image, each sure of a class of its own
+    found = metrics.subset_scores(sure, np.array([0]), np.array([[True, True, True], [False, True, True]]))
+    assert np.allclose(found["js"], [np.log(3), np.log(2)])
+    assert np.isfinite(found["nll"]).all() and found["nll"][1] > 80  # a probability of 0 at the label
 
 
 @settings(max_examples=60, deadline=None)
@@ -142,6 +237,9 @@ BAD = {
     "confusion beyond": lambda: metrics.confusion([5], [0], 5),
     "NaN loss": lambda: metrics.barrier([0.0, np.nan, 1.0], [0, 0.5, 1]),
     "falling ts": lambda: metrics.barrier([0.0, 1.0], [1, 0]),
+    "subsets of others": lambda: metrics.subset_scores(np.ones((2, 1, 1)), [0], np.ones((1, 3), bool)),
+    "an empty subset": lambda: metrics.subset_scores(np.ones((2, 1, 1)), [0], np.zeros((1, 2), bool)),
+    "subsets by number": lambda: metrics.subset_scores(np.ones((2, 1, 1)), [0], np.array([[0, 1]])),
     "connectivity 6": lambda: metrics.fragments(np.zeros((2, 2), int), 6),
 }
 
@@ -150,3 +248,68 @@ BAD = {
 def test_bad_input_is_refused(name):
     with pytest.raises(ValueError):
         BAD[name]()
+
+
+# ---- ensembles -----------------------------------------------------------------------------------------------------
+
+def members(seed=0, k=4, n=60, c=5):
+    """Probabilities (k, n, c), one of them 0 at a label, and labels."""
+    rng = np.random.default_rng(seed)
+    probs = metrics.softmax(3 * rng.normal(size=(k, n, c)))
+    labels = rng.integers(c, size=n)
+    probs[0, 0] = np.eye(c)[(labels[0] + 1) % c]
+    return probs, labels
+
+
+def test_subsets_are_all_or_so_many_different_ones():
+    pairs = list(itertools.combinations(range(4), 2))
+    assert metrics.subsets(4, 2).tolist() == [[i in pair for i in range(4)] for pair in pairs]
+    assert metrics.subsets(3, 3).tolist() == [[True] * 3] and metrics.subsets(1, 1).tolist() == [[True]]
+    some = metrics.subsets(12, 5, 100, 3)
+    assert some.shape == (100, 12) and (some.sum(1) == 5).all() and len({tuple(s) for s in some.tolist()}) == 100
+    assert (some == metrics.subsets(12, 5, 100, 3)).all() and (some != metrics.subsets(12, 5, 100, 4)).any()
+    assert len(metrics.subsets(12, 5, 792)) == 792
+    with pytest.raises(ValueError, match="a subset of 5 of 4"):
+        metrics.subsets(4, 5)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_scores_of_subsets_against_a_loop(dtype):
+    probs, labels = members()
+    every = np.concatenate([metrics.subsets(4, m) for m in (1, 2, 3, 4)])
+    found = metrics.subset_scores(probs.astype(dtype), labels, every)
+    for b, subset in enumerate(every):
+        mean = probs[subset].mean(0)
+        at = np.maximum(mean[np.arange(60), labels], np.finfo(dtype).tiny)
+        js = entropy(mean, axis=1).mean() - entropy(probs[subset], axis=2).mean()
+        plain = {"accuracy": metrics.accuracy(mean, labels), "nll": -np.log(at).mean(),
+                 "brier": metrics.brier(mean, labels), "ece": metrics.ece(mean, labels), "js": js}
+        for name, value in plain.items():
+            assert found[name][b] == pytest.approx(value, abs=1e-12 if dtype == np.float64 else 2e-6), (name, subset)
+        assert 0 <= found["js"][b] <= np.log(subset.sum()) and (subset.sum() > 1 or found["js"][b] == 0)
+
+
+def test_scores_of_subsets_at_the_ends_of_diversity():
+    probs = np.repeat(np.eye(3)[:, None], 7, axis=1)  # three members, each sure of a class of its own
+    found = metrics.subset_scores(probs, np.zeros(7, int), np.ones((1, 3), bool))
+    assert found["js"] == pytest.approx(np.log(3)) and found["accuracy"] == 1
+    same = metrics.subset_scores(probs[[1, 1]], np.ones(7, int), np.ones((1, 2), bool))
+    assert same["js"] == 0 and same["nll"] == 0 and same["brier"] == 0
+
+
+def test_blocks_of_subsets_are_not_seen():
+    probs, labels = members(1, 8, 50_000, 4)
+    every = metrics.subsets(8, 4)
+    found = metrics.subset_scores(probs.astype(np.float32), labels, every)
+    one = metrics.subset_scores(probs.astype(np.float32), labels, every[-1:])
+    assert all(found[k][-1] == pytest.approx(one[k][0], rel=1e-6) for k in found)
+
+
+def test_scores_of_subsets_refuse_what_is_none():
+    probs, labels = members()
+    with pytest.raises(ValueError, match="without members"):
+        metrics.subset_scores(probs, labels, np.zeros((1, 4), bool))
+    with pytest.raises(ValueError, match="subsets"):
+        metrics.subset_scores(probs, labels, np.ones((1, 3), bool))
+    with pytest.raises(ValueError, match="sum to 1"):
+        metrics.subset_scores(2 * probs, labels, np.ones((1, 4), bool))

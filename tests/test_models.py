@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import models
+import models.keras_cnn
 from models import MODELS, ModelError, __main__, build, canonical, entry, known
 from models.resnet_cifar import ZeroPadded
 from models.vit import Attention, Patches
@@ -28,6 +29,8 @@ PARAMETERS = {  # at 10 classes, 3 channels, 32x32 (or the only size)
     "googlenet": 6_166_250,
     "lenet": 62_006,
     "mcnn": 1_558_026,
+    "medium_cnn": 245_290,
+    "medium_cnn_paper": 971_146,
     "mlp": 855_050,
     "mlpmixer4": 25_649_418,
     "mlpmixer_pt": 18_020_394,
@@ -40,11 +43,13 @@ PARAMETERS = {  # at 10 classes, 3 channels, 32x32 (or the only size)
     "resnet18": 11_173_962,
     "resnet18k": 11_171_146,
     "resnet20": 269_722,
+    "resnet20v1": 571_114,
     "resnet32": 464_154,
     "resnet34": 21_282_122,
     "resnet44": 658_586,
     "resnet50": 23_520_842,
     "resnet56": 853_018,
+    "small_cnn": 15_722,
     "vgg11_bn": 9_231_114,
     "vgg13_bn": 9_416_010,
     "vgg16_bn": 14_728_266,
@@ -76,7 +81,7 @@ RESNET18K = {  # k: parameters
 }  # fmt: skip
 DIGITS = [
     "resnet20", "resnet18", "resnet18k", "preactresnet18", "wrn-16-1", "fcnet", "mlp", "vit4", "mlpmixer4",
-    "mcnn", "densenet121", "densenet-40-12", "mobilenetv2", "googlenet",
+    "mcnn", "densenet121", "densenet-40-12", "mobilenetv2", "googlenet", "small_cnn", "resnet20v1",
 ]  # fmt: skip
 
 
@@ -324,6 +329,99 @@ def test_names_of_dbviz_own_networks():
     mixer = build("mlpmixer4", width=8).state_dict()
     assert mixer["2.0.fn.0.weight"].shape == (256, 64, 1) and mixer["13.1.fn.3.weight"].shape == (8, 32)
     assert {"1.weight", "2.1.norm.bias", "14.weight", "16.bias"} <= set(mixer)
+
+
+# --- Keras' networks: sizes and initial weights as its documentation defines them
+
+
+def layers_of(network, kind):
+    return [m for m in network.modules() if isinstance(m, kind)]
+
+
+@pytest.mark.parametrize(("name", "each"), [
+    ("small_cnn", [448, 4640, 9248, 1056, 330]), ("medium_cnn", [896, 18496, 73856, 147584, 4128, 330]),
+    ("medium_cnn_paper", [1792, 73856, 295168, 590080, 10250]),
+])  # fmt: skip
+def test_parameters_of_keras_layers(name, each):
+    layers = layers_of(build(name), (torch.nn.Conv2d, torch.nn.Linear))
+    assert [__main__.parameters(layer) for layer in layers] == each
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "medium_cnn", "medium_cnn_paper"])
+def test_glorot_uniform_weights(name):
+    for layer in layers_of(build(name), (torch.nn.Conv2d, torch.nn.Linear)):
+        w = layer.weight.detach()
+        field = w[0, 0].numel()
+        variance = 2 / (field * (w.shape[0] + w.shape[1]))
+        assert w.abs().max() <= (3 * variance) ** 0.5 * 1.0001 and w.abs().max() > 0.95 * (3 * variance) ** 0.5
+        assert w.var() == pytest.approx(variance, rel=4 * (0.8 / w.numel()) ** 0.5)  # four standard errors
+        bound = (3 / len(layer.bias)) ** 0.5
+        if name == "medium_cnn_paper":
+            assert 0.5 * bound < layer.bias.abs().max() <= bound and layer.bias.abs().min() > 0
+        else:
+            assert not layer.bias.any()
+    if name == "medium_cnn_paper":
+        biases = torch.cat([m.bias.detach() * len(m.bias) ** 0.5 for m in layers_of(build(name), torch.nn.Conv2d)])
+        assert biases.var() == pytest.approx(1, rel=4 * (0.8 / len(biases)) ** 0.5)
+
+
+def test_he_normal_weights_and_keras_batchnorm_of_resnet20v1():
+    network = build("resnet20v1")
+    for layer in layers_of(network, (torch.nn.Conv2d, torch.nn.Linear)):
+        w = layer.weight.detach()
+        variance = 2 / w[0].numel()
+        cut = 2 * (variance / 0.7737) ** 0.5  # 0.7737: variance of a standard normal cut off at two
+        assert 0.8 * cut < w.abs().max() <= cut * 1.0001
+        assert w.var() == pytest.approx(variance, rel=4 * (1.6 / w.numel()) ** 0.5)
+        assert not layer.bias.any()
+    norms = layers_of(network, torch.nn.BatchNorm2d)
+    assert {(m.eps, m.momentum) for m in norms} == {(1e-3, 0.01)}  # Keras' momentum of 0.99 is torch's of 0.01
+    state = network.state_dict()
+    assert sum(v.numel() for v in state.values() if v.is_floating_point()) == 575_114
+    assert sum(v.numel() for k, v in state.items() if "running" in k) == 4_000
+    assert sum(m.weight.numel() for m in norms) == 2_000
+    assert sum(v.numel() for v in state.values() if v.dim() > 1) == 564_912
+
+
+def test_layers_of_resnet20v1():
+    network = build("resnet20v1")
+    convolutions = {k: m for k, m in network.named_modules() if isinstance(m, torch.nn.Conv2d)}
+    shortcuts = {k: m for k, m in convolutions.items() if "shortcut" in k}
+    assert len(convolutions) == 22 and len(shortcuts) == 3
+    assert all(m.bias is not None for m in convolutions.values())
+    assert [(m.in_channels, m.out_channels, m.stride[0]) for m in shortcuts.values()] == [
+        (16, 64, 1), (64, 128, 2), (128, 256, 2)]  # fmt: skip
+    assert not [k for k, m in network.named_modules() if isinstance(m, torch.nn.BatchNorm2d) and "shortcut" in k]
+
+
+def test_a_bottleneck_is_its_formula():
+    block = models.keras_cnn.Bottleneck(3, 2, 8, 2).eval()
+    for m in layers_of(block, torch.nn.BatchNorm2d):
+        torch.nn.init.uniform_(m.running_mean)
+        torch.nn.init.uniform_(m.running_var, 0.5, 2)
+    x = torch.randn(2, 3, 6, 6)
+
+    def norm(m, y):
+        held = [v[:, None, None] for v in (m.running_mean, m.running_var, m.weight, m.bias)]
+        return (y - held[0]) / (held[1] + 1e-3).sqrt() * held[2] + held[3]
+
+    y = norm(block.bn1, F.conv2d(x, block.conv1.weight, block.conv1.bias)).clamp_min(0)
+    y = norm(block.bn2, F.conv2d(y, block.conv2.weight, block.conv2.bias, stride=2, padding=1)).clamp_min(0)
+    y = norm(block.bn3, F.conv2d(y, block.conv3.weight, block.conv3.bias))
+    y = (y + F.conv2d(x, block.shortcut.weight, block.shortcut.bias, stride=2)).clamp_min(0)
+    assert torch.allclose(block(x), y, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "sides"), [
+    ("small_cnn", [32, 16, 16, 8, 8, 4]), ("medium_cnn", [32, 16, 14, 7, 7, 3, 3, 1]),
+    ("medium_cnn_paper", [32, 16, 16, 8, 8, 4, 4, 2]),
+])  # fmt: skip
+def test_feature_maps_of_keras_networks(name, sides):
+    network, seen = build(name), []
+    for m in layers_of(network, (torch.nn.Conv2d, torch.nn.MaxPool2d)):
+        m.register_forward_hook(lambda m, x, y: seen.append(y.shape[2]))
+    network.eval()(torch.rand(1, 3, 32, 32))
+    assert seen == sides
 
 
 # --- functions, against slow or independent twins

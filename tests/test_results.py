@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 
 import numpy as np
@@ -201,3 +202,62 @@ def test_a_matrix_of_pairs_is_square_and_symmetric():
         results.bootstrap_pairs([[0, 1, 2], [3, 0, 1], [2, 1, 0]])
     with pytest.raises(ValueError, match="(M, M)"):
         results.bootstrap_pairs([[0, 1, 2]])
+
+
+# ---- jackknife over members
+
+
+def test_the_jackknife_of_a_mean_is_its_classical_standard_error():
+    values = np.random.default_rng(5).normal(size=9)
+    low, high = results.jackknife(values.mean(), (values.sum() - values) / 8, level=0.9)
+    reach = student.ppf(0.95, 8) * values.std(ddof=1) / 3
+    assert np.allclose((low, high), (values.mean() - reach, values.mean() + reach))
+    assert results.jackknife(1.0, [1.0, 2.0]) == (None, None)
+    with pytest.raises(ValueError):
+        results.jackknife(1.0, [1.0, np.nan, 2.0])
+
+
+def test_subsets_of_a_linear_statistic_have_the_interval_of_a_mean():
+    values = np.random.default_rng(6).normal(size=7)
+    alone = results.over_subsets(values, np.eye(7, dtype=bool))
+    pairs = np.array([[i in p for i in range(7)] for p in itertools.combinations(range(7), 2)])
+    assert np.allclose(results.over_subsets(pairs @ values / 2, pairs), alone)
+
+
+def test_over_subsets_of_one_is_student_s_interval():
+    values = np.array([0.3, 0.5, 0.4, 0.9, 0.2])
+    value, low, high = results.over_subsets(values, np.eye(5, dtype=bool))
+    reach = student.ppf(0.975, 4) * values.std(ddof=1) / 5**0.5
+    assert (value, low, high) == pytest.approx((values.mean(), values.mean() - reach, values.mean() + reach))
+
+
+def test_over_subsets_against_a_loop_over_members():
+    rng = np.random.default_rng(0)
+    subsets = np.array([[i in s for i in range(6)] for s in itertools.combinations(range(6), 3)])
+    values = rng.normal(size=len(subsets))
+    value, low, high = results.over_subsets(values, subsets, level=0.9)
+    without = [np.mean([v for v, s in zip(values, subsets) if not s[k]]) for k in range(6)]
+    spread = (5 / 6 * sum((u - values.mean()) ** 2 for u in without)) ** 0.5  # their mean is that of all, by symmetry
+    assert value == pytest.approx(values.mean()) and (low + high) / 2 == pytest.approx(value)
+    assert high - low == pytest.approx(2 * student.ppf(0.95, 5) * spread)
+
+
+def test_over_subsets_has_no_interval_where_members_cannot_be_left_out():
+    assert results.over_subsets([0.5], np.ones((1, 4), bool)) == (0.5, None, None)
+    assert results.over_subsets([0.5, 0.7], np.eye(2, dtype=bool)) == (0.6, None, None)
+    always = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]], bool)
+    assert results.over_subsets([1.0, 2.0, 3.0], always) == (2.0, None, None)
+    with pytest.raises(ValueError, match="NaN"):
+        results.over_subsets([np.nan, 1, 2], np.eye(3, dtype=bool))
+
+
+def test_over_subsets_holds_the_truth_about_as_often_as_it_says():
+    """Members with normal values of mean 2; the value of a pair is their product, a statistic of degree 2."""
+    rng, pairs = np.random.default_rng(1), list(itertools.combinations(range(8), 2))
+    subsets = np.array([[i in p for i in range(8)] for p in pairs])
+    held = 0
+    for _ in range(400):
+        a = 2 + rng.normal(size=8)
+        _, low, high = results.over_subsets([a[i] * a[j] for i, j in pairs], subsets)
+        held += low <= 4 <= high
+    assert 0.91 < held / 400 < 0.98

@@ -145,6 +145,35 @@ def test_cosine_constant_and_linear_decay():
     assert np.allclose(rates("linear_decay", 4), 1 - np.arange(40) / 40)
 
 
+@pytest.mark.parametrize(("name", "epochs"), [("drop_a", (9, 19, 29)), ("drop_paper", (10, 20, 30))])
+def test_rates_of_deep_ensembles_halve_at_their_epochs(name, epochs):
+    r = rates(name, 40, steps=3)
+    assert r.tolist() == [0.5 ** sum(step // 3 >= e for e in epochs) for step in range(120)]
+    assert (rates(name, 5) == 1).all()  # whatever the length of the run
+
+
+@pytest.mark.parametrize(("cycles", "epochs", "steps"), [(5, 10, 7), (49, 49, 3), (1, 4, 10), (3, 7, 5)])
+def test_cyclic_rates_are_huangs(cycles, epochs, steps):
+    r, total = rates("cyclic", epochs, steps=steps, cycles=cycles), epochs * steps
+    for t in range(total):
+        inside = (t * cycles) % total / total  # share of a cycle that is over, of equal parts
+        assert math.isclose(r[t], (math.cos(math.pi * inside) + 1) / 2, abs_tol=1e-12)
+    if total % cycles == 0:  # equation 2 of Huang et al. 2017 to the letter, t from 1
+        length = total // cycles
+        twin = [(math.cos(math.pi * ((t - 1) % length) / length) + 1) / 2 for t in range(1, total + 1)]
+        assert np.allclose(r, twin, atol=1e-12) and (r[::length] == 1).all()
+
+
+def test_adams_epsilon_reaches_the_optimiser_and_the_name(tmp_path):
+    for opt in ("Adam", "AdamW"):
+        args = settings(tmp_path, opt=opt, adam_eps=1e-7)
+        assert train.make_optimiser(torch.nn.Linear(1, 1), args).param_groups[0]["eps"] == 1e-7
+        assert args.differs["adam_eps"] == 1e-7
+        assert train.make_optimiser(torch.nn.Linear(1, 1), settings(tmp_path, opt=opt)).param_groups[0]["eps"] == 1e-8
+    with pytest.raises(UsageError, match="above 0"):
+        settings(tmp_path, adam_eps=0)
+
+
 def test_warmup_rises_to_the_full_rate_and_then_the_schedule_begins():
     r = rates("cosine", 4, warmup=1)
     assert np.allclose(r[:10], np.arange(1, 11) / 10)
@@ -156,6 +185,7 @@ def test_a_lone_last_image_is_left_out():
     assert train.steps_per_epoch(130, 128) == 2
     assert train.steps_per_epoch(1, 128) == 1
     assert train.steps_per_epoch(5, 1) == 5
+    assert train.steps_per_epoch(50_000, 128) == 391  # as in Keras, the last batch is short
 
 
 def test_snapshot_epochs_in_words():

@@ -70,3 +70,25 @@ def test_of_a_network_copies():
     assert list(w) == list(network.state_dict())
     w["0.weight"].zero_()
     assert network[0].weight.abs().sum() > 0
+
+
+def test_grams_and_cosines_are_those_of_pairs():
+    points = [some(k) for k in range(4)]
+    grams = weights.grams(points, ["a", "b"])
+    assert sorted(grams) == ["a", "b"] and grams["a"].dtype == torch.float64
+    together = weights.cosines(grams["a"] + grams["b"])
+    for i, a in enumerate(points):
+        for j, b in enumerate(points):
+            assert math.isclose(grams["b"][i, j], (a["b"].double() * b["b"].double()).sum().item(), abs_tol=1e-12)
+            assert math.isclose(together[i, j], weights.cosine(a, b), abs_tol=1e-12)
+            one = weights.cosine({"a": a["a"]}, {"a": b["a"]})
+            assert math.isclose(weights.cosines(grams["a"])[i, j], one, abs_tol=1e-12)
+
+
+def test_a_point_of_zeros_has_no_cosine():
+    nothing = {"a": torch.zeros(3), "b": torch.ones(2)}
+    grams = weights.grams([nothing, {"a": torch.ones(3), "b": torch.ones(2)}], ["a", "b"])
+    assert weights.cosines(grams["a"]).isnan().tolist() == [[True, True], [True, False]]
+    assert weights.cosines(grams["a"] + grams["b"]).isfinite().all()
+    with pytest.raises(ContentError, match=r"a \(3,\) against \(4,\)"):
+        weights.grams([nothing, {"a": torch.zeros(4), "b": torch.ones(2)}], ["b"])

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# The figures of Fort et al. 2019 (arXiv 1912.02757) and of its re-implementation: similarity between and along
+# trainings, ensembles and subspaces against size, the diversity-accuracy plane, paths and slices, corrupted and foreign
+# images.   bash scripts/fig_deep_ensembles.sh [--scale cpu|paper] [--smoke] [--dry_run]
+set -euo pipefail
+study=ensembles
+source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
+
+few=()
+[ "$smoke" = 1 ] && few=(--set 'seed=[0,1,2]')
+sweep "configs/fig_deep_ensembles_$scale.yaml" ${few[@]+"${few[@]}"}
+sweep "configs/fig_deep_ensembles_cyclic_$scale.yaml" ${few[@]+"${few[@]}"}
+load="$runs/ensembles"
+if [ "$scale" = cpu ]; then
+  nets="small_cnn" subsets=300 samples=20 images=2000 foreign=FashionMNIST,MNIST anchors=3
+else
+  nets="medium_cnn resnet20v1" subsets=10000 samples=30 images=0 foreign=SVHN anchors=5
+fi
+
+measures() { # of the members of one network
+  local net=$1 members=(--members "$load" --select "net=$1" scheduler=drop_a)
+  tool -m ensembles.similarity "${members[@]}" &
+  local first=$!
+  tool -m ensembles.shift "${members[@]}" --images "$images" --ood "$foreign"
+  wait "$first"
+  tool -m ensembles.paths "${members[@]}" --images "$images" &
+  first=$!
+  tool -m ensembles.evaluate "${members[@]}" --cyclic "$load" --subsets "$subsets" \
+    --samples "$samples" --anchors "$anchors"
+  wait "$first"
+}
+for net in $nets; do measures "$net"; done
+
+out=results/ensembles/claims.json
+[ "$smoke" = 1 ] && out=$made/claims.json
+if [ "$dry" = 1 ]; then echo "python -m ensembles.claims $made/ensembles --out $out"; exit 0; fi
+python -m ensembles.claims "$made/ensembles" --out "$out"
+newest() { ls -td "$made"/ensembles/$1 | head -n 1; }
+similarity=$(newest 'similarity*') evaluate=$(newest 'evaluate*') shift=$(newest 'shift*') paths=$(newest 'paths*')
+for name in members trajectory_0 along_training embedding layers; do keep "$name.png" "$similarity/figures/$name.png"; done
+for name in size around_one_solution ensemble_and_subspace plane confusion; do
+  keep "$name.png" "$evaluate/figures/$name.png"
+done
+for figure in "$shift"/figures/*.png; do keep "shift_$(basename "$figure")" "$figure"; done
+for figure in "$paths"/figures/*.png; do keep "paths_$(basename "$figure")" "$figure"; done
+keep similarity.csv "$similarity/similarity.csv"
+keep curves.csv "$evaluate/curves.csv"

@@ -1,7 +1,7 @@
 # Sourced by the fig_*.sh: reads --scale cpu|paper, --smoke, --dry_run and --jobs N, and enters .venv.
 # Sets scale, runs (the folder of all runs of that scale), jobs, and flags (what every program is given besides).
-# RUNS=DIR puts the runs elsewhere. At the end of a script, keep NAME FILE copies small results into results/$study,
-# which is regions unless the script has set another before.
+# RUNS=DIR puts the runs elsewhere; asked is what a script's own variables add to its command. At the end of a script,
+# keep NAME FILE copies small results into results/$study, which is regions unless the script has set another before.
 study=${study:-regions}
 scale=cpu jobs=2 flags=() dry=0
 while [ $# -gt 0 ]; do
@@ -59,7 +59,7 @@ print(os.path.basename(path))' "$2" "results/$study/$kept") ;;
   esac
   local made_by=results/$study/made.txt  # file, command, commit
   { grep -v "^$kept " "$made_by" 2>/dev/null || true
-    echo "$kept  bash scripts/$(basename "$0") --scale $scale  $(git rev-parse --short HEAD)"; } | sort > "$made_by.new"
+    echo "$kept  ${asked:-}bash scripts/$(basename "$0") --scale $scale  $(git rev-parse --short HEAD)"; } | sort > "$made_by.new"
   mv "$made_by.new" "$made_by"
   echo "kept: results/$study/$kept"
 }

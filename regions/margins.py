@@ -13,7 +13,7 @@ import itertools
 import numpy as np
 
 from landscape import cli, runs
-from landscape.errors import UsageError
+from landscape.errors import ContentError, UsageError
 from regions import images
 
 # dbViz's 200 distances; from 41 on they are 10 and 20 apart (spec B32).
@@ -60,6 +60,9 @@ def main(argv=None):
         checked = images.measured(args, "margins_check", dense, sources, scan)
     results = summary(args, held, found, checked)
     show(args, results)
+    if all(row["constant"] for row in results["models"]):
+        raise ContentError("no direction of any network meets another class: constant networks have no margin; look "
+                           "farther with --t_max, or choose others with --select")
     images.write(args, "margins", results, MEASURES)
     return 0
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import main
+import models
 from landscape import runs
 from landscape.errors import ContentError, UsageError
 from regions import ball, images, margins, skips
@@ -148,6 +149,19 @@ def test_a_constant_network_has_nulls_and_says_so(tmp_path, capsys):
     runs.write_json(tmp_path / "results.json", found)  # which refuses NaN
     margins.show(args, found)
     assert "the network is constant" in capsys.readouterr().out
+
+
+def test_constant_networks_alone_are_refused(tmp_path):
+    constant = models.build("mlp", 10, in_channels=1, image_size=8, width=4)
+    for p in constant.parameters():
+        torch.nn.init.zeros_(p)
+    (tmp_path / "mlp").mkdir()
+    torch.save(constant.state_dict(), tmp_path / "mlp/0.pth")
+    argv = ["--load_net", str(tmp_path / "mlp/0.pth"), "--net", "mlp", "--width", "4", "--dataset", "digits",
+            "--points", "5", "--directions", "2", "--runs", str(tmp_path / "runs")]
+    with pytest.raises(ContentError, match="constant networks have no margin"):
+        margins.main(argv)
+    assert not list((tmp_path / "runs").rglob("results.json"))
 
 
 def test_images_and_directions_are_those_of_the_seed_alone():

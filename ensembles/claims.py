@@ -217,8 +217,9 @@ def shift(net, held):
     for row in held["gains"]:
         if row["corruption"] == "mean" and row["severity"] == 5 and row["size"] == size:
             add("gain-severity-5", "corrupted images", f"Under the strongest corruptions an ensemble of {size} is "
-                "still more accurate than its members on average (gain)", row["measures"]["accuracy"], "the gain persists",
-                f"{images}, {len(held['corruptions'])} corruptions ({held['source']}); interval over networks", 0.0)
+                "still more accurate than its members on average (gain)", row["measures"]["accuracy"],
+                "the gain persists", f"{images}, {len(held['corruptions'])} corruptions ({held['source']}); interval "
+                "over networks", 0.0)
     ood = {(row["set"], row["size"]): row["measures"] for row in held["ood"]}
     within = max((s for s in held["sizes"] if 1 < s < size), default=None)  # all members together have no interval
     for name in dict.fromkeys(row["set"] for row in held["ood"]):

@@ -27,6 +27,7 @@ from landscape.seeding import numpy_stream
 
 KINDS = {"line": 2, "plane": 3, "radial": 2}  # and how many members it takes
 BLOCK = 256e6  # bytes of weights and logits that are held at once
+MOST = 32  # points that share a pass over the images at most: more gain nothing, and a stop waits for their end
 # Of a pair, beside what is measured along its line: what is printed, and what an interval is cut at.
 OF_PAIRS = {"loss_barrier": math.inf, "error_barrier": 1, "agreement_of_ends": 1, "distance": math.inf}
 CURVES = ("loss", "accuracy", "agreement_first", "agreement_second")
@@ -243,7 +244,7 @@ class Between(Scene):
         images = self.images(self.preprocessing).to(self.device)
         vertices = [{k: v.to(self.device) for k, v in w.items()} for w in vertices]
         size = sum(v.nbytes for v in vertices[0].values()) + 4 * self.said[0].size
-        block = max(1, int(BLOCK // size))
+        block = max(1, min(MOST, int(BLOCK // size)))
         for start in range(len(done["loss"]), len(coefficients), block):
             points = [self.point(vertices, c) for c in coefficients[start:start + block]]
             said = evaluate.logits_at(self.network, points, images, self.preprocessing, args.eval_bs)

@@ -47,8 +47,13 @@ def random_transform(normalize):
     return lambda picture, i: steps(picture)
 
 
+def no_transform(picture, i):
+    """Pixels in [0, 1]."""
+    return T.to_tensor(picture)
+
+
 def given_transform(normalize, draws):
-    """The same with the crop and the flip that our draws hold for position i."""
+    """random_transform with the crop and the flip that our draws hold for position i."""
     def transform(picture, i):
         top, left = draws["crop"][i].tolist()
         picture = T.crop(T.pad(picture, 4), top, left, 32, 32)
@@ -81,9 +86,9 @@ def plain_epoch(network, optimiser, batches):
 
 def settings(bench, net, **changes):
     """main.py's settings for a training with crops and flips whose only measures are its own losses."""
-    return cli.library(net=net, dataset=bench.dataset, runs=bench.cache / "runs", augment="crop,flip", val_size=0,
-                       epochs=1, lr=0.01, scheduler="constant", eval_every=0, save_every=1e9, device="cpu",
-                       **changes, **({"data_root": bench.data_root} if bench.data_root else {}))
+    given = {"augment": "crop,flip", "lr": 0.01, **({"data_root": bench.data_root} if bench.data_root else {})}
+    return cli.library(net=net, dataset=bench.dataset, runs=bench.cache / "runs", val_size=0, epochs=1,
+                       scheduler="constant", eval_every=0, save_every=1e9, device="cpu", **given | changes)
 
 
 def make(args, count):
@@ -160,10 +165,10 @@ def step(net, goal, full):
     return row
 
 
-def epoch(net, goal, full):
-    """The row of a whole training with its data: one epoch of `full` images through fit."""
+def epoch(net, goal, full, **changes):
+    """The row of a whole training with its data: one epoch of `full` images through fit. changes: of the settings."""
     def row(bench):
-        args = settings(bench, net)
+        args = settings(bench, net, **changes)
         small, network, described = make(args, bench.size(full, 256))
         plain = make(args, 0)[1]
         plain_optimiser = train.make_optimiser(plain, args)
@@ -174,13 +179,18 @@ def epoch(net, goal, full):
         def ours():
             return train.fit(network, small, args, run, described)["last"]["train_loss"]
 
+        transform = random_transform(normalize) if augment else no_transform
+
         def twin():
-            return plain_epoch(plain, plain_optimiser, plain_loader(small.train, random_transform(normalize)))
+            return plain_epoch(plain, plain_optimiser, plain_loader(small.train, transform))
 
         def check():
             order = torch.randperm(len(small.train), generator=seeding.stream(args.order_seed, "order", 0))
-            draws = small.train.draw(augment, seeding.stream(args.augment_seed, "augment", 0))
-            loader = plain_loader(small.train, given_transform(normalize, draws), order.tolist())
+            drawn = transform
+            if augment:
+                draws = small.train.draw(augment, seeding.stream(args.augment_seed, "augment", 0))
+                drawn = given_transform(normalize, draws)
+            loader = plain_loader(small.train, drawn, order.tolist())
             losses = plain_epoch(plain, plain_optimiser, loader)
             return worst_difference([ours()], [sum(losses) / len(losses)])
 
@@ -291,6 +301,7 @@ ROWS = {
     "epoch-mlp": epoch("mlp", 5, 8192),
     "epoch-fcnet": epoch("fcnet", 2.3, 8192),
     "epoch-resnet20": epoch("resnet20", 2, 2048),
+    "epoch-small_cnn": epoch("small_cnn", 2.5, 8192, augment="none", normalize="none", opt="Adam", lr=1.6e-3),
     "stack": stack,
     "memory": memory,
 }

@@ -7,8 +7,9 @@ import pytest
 from landscape.errors import ContentError, UsageError
 from scripts import benchmark
 
-NAMES = {"batches", "step-resnet20", "step-resnet18", "epoch-mlp", "epoch-fcnet", "epoch-resnet20", "stack", "memory",
-         "points", "plane", "plane-fcnet", "refine", "agreement", "fragments", "margins", "linear"}  # fmt: skip
+NAMES = {"batches", "step-resnet20", "step-resnet18", "epoch-mlp", "epoch-fcnet", "epoch-resnet20", "epoch-small_cnn",
+         "stack", "memory", "points", "plane", "plane-fcnet", "refine", "agreement", "fragments", "margins", "linear",
+         "pairwise", "pairwise-time", "pairwise-memory"}  # fmt: skip
 
 
 def test_every_row_runs_and_its_check_holds(tmp_path, capsys):
@@ -24,11 +25,12 @@ def test_every_row_runs_and_its_check_holds(tmp_path, capsys):
 def test_a_failed_check_and_a_missed_goal_say_so(tmp_path, capsys, monkeypatch):
     rows = {"wrong": lambda bench: benchmark.Row("work", 2, "x", (3.0,), False, "they differ"),
             "slow": lambda bench: benchmark.Row("work", 2, "x", (1.0, 1.5, 9.0), True, "equal"),
-            "large": lambda bench: benchmark.Row("work", 600, "MB", (601.0,), True, "whole")}
+            "large": lambda bench: benchmark.Row("work", 600, "MB", (601.0,), True, "whole"),
+            "long": lambda bench: benchmark.Row("work", 5, "s", (4.0, 4.5, 9.0), True, "whole")}
     monkeypatch.setattr(benchmark, "all_rows", lambda: rows)
     with pytest.raises(ContentError, match="wrong"):
         benchmark.main(["--only", "wrong"])
-    assert benchmark.main(["--only", "slow,large"]) == 0
+    assert benchmark.main(["--only", "slow,large,long"]) == 0
     assert capsys.readouterr().out.count("MISSED") == 2
     with pytest.raises(ContentError, match="slow, large"):
         benchmark.main(["--only", "slow,large", "--strict"])

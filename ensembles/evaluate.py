@@ -200,11 +200,7 @@ class Scene:
         if file.exists() and not args.force:
             return runs.read_arrays(file, needs)
         found = self.sampled(anchor, kind)
-        lock = runs.hold(file.parent)
-        try:
-            runs.write_arrays(file, **found, settings=json.dumps(held, sort_keys=True))
-        finally:
-            runs.release(lock)
+        runs.write_arrays(file, **found, settings=json.dumps(held, sort_keys=True))
         return found
 
     def sampled(self, anchor, kind):
@@ -423,7 +419,7 @@ def draw(args, run, found):
 
     rows = rows_of(found)
     results.write_csv(run.path / "curves.csv", rows, list(rows[0]))
-    run.sink.table("ensembles", [{k: "" if v is None else v for k, v in r.items()} for r in rows])
+    run.sink.table("ensembles", rows)
     for name, figure in evaluate_figures.figures(run.path, found).items():
         for path in plots.save(figure, run.path / "figures" / name, args.formats.split(",")):
             run.sink.image(name, path)

@@ -250,11 +250,7 @@ class Between(Scene):
             said = evaluate.logits_at(self.network, points, images, self.preprocessing, args.eval_bs)
             new = self.measured(said, answers, words)
             done = {k: np.concatenate([v, new[k]]) for k, v in done.items()}
-            lock = runs.hold(file.parent)
-            try:
-                runs.write_arrays(file, **done, settings=json.dumps(held, sort_keys=True))
-            finally:
-                runs.release(lock)
+            runs.write_arrays(file, **done, settings=json.dumps(held, sort_keys=True))
             self.progress.step(len(points), words)
             if self.stop.requested:
                 raise Interrupted(f"{self.stop.requested}: stopped after {len(done['loss'])} of {len(coefficients)} "

@@ -296,7 +296,7 @@ def separation(ends, level):
     centres = ends.mean(1)
     spread = np.linalg.norm(ends - centres[:, None], axis=2).mean(1)
     count = len(ends)
-    if count < 2 or not (spread > 0).all():
+    if count < 2 or not (spread > 1e-6 * np.ptp(ends, axis=(0, 1)).max()).all():  # 0 up to rounding is none
         return {"ratio": interval((None, None, None), count), "least": None}
     apart = np.linalg.norm(centres[:, None] - centres, axis=2) / ((spread[:, None] + spread) / 2)
     return {"ratio": interval(results.bootstrap_pairs(apart, level=level), count, *RANGE["ratio"]),
@@ -334,7 +334,7 @@ def draw(args, run, found):
 
     rows = rows_of(found)
     results.write_csv(run.path / "similarity.csv", rows, list(rows[0]))
-    run.sink.table("similarity", [{k: "" if v is None else v for k, v in r.items()} for r in rows])
+    run.sink.table("similarity", rows)
     for name, figure in similarity_figures.figures(run.path, found).items():
         for path in plots.save(figure, run.path / "figures" / name, args.formats.split(",")):
             run.sink.image(name, path)

@@ -240,11 +240,8 @@ def computed(networks, files, args, held, images_for, what, keep):
         if not abs(said).max() < float("inf"):
             raise ContentError(f"{network.path}: the network's logits are not finite; it has diverged")
         if keep:
-            lock = runs.hold(file.parent)
-            try:
-                runs.write_arrays(file, logits=said, settings=json.dumps(held, sort_keys=True))
-            finally:
-                runs.release(lock)
+            # No lock: others may measure the same network, and write the same numbers, whole or not at all.
+            runs.write_arrays(file, logits=said, settings=json.dumps(held, sort_keys=True))
         progress.step()
         yield said
     progress.close()

@@ -296,6 +296,16 @@ def test_embeddings_depend_on_their_seed_alone():
     assert similarity.tsne(rng.normal(size=(3, 4)), 0).shape == (3, 2)
 
 
+def test_the_ends_of_trajectories_are_apart_in_units_of_their_own_spread():
+    square = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) / 2**0.5  # each a distance of 1 from the centre
+    held = similarity.separation(np.stack([square, square + [6, 0], 3 * square + [0, 8]]), 0.95)
+    assert math.isclose(held["ratio"]["value"], (6 / 1 + 8 / 2 + 10 / 2) / 3) and math.isclose(held["least"], 4)
+    assert held["ratio"]["n"] == 3 and held["ratio"]["low"] <= held["ratio"]["value"] <= held["ratio"]["high"]
+    for ends in (square[None], np.stack([square, 1e-17 * square + [6, 0]]), np.zeros((2, 3, 2))):
+        held = similarity.separation(ends, 0.95)
+        assert held["least"] is held["ratio"]["value"] is held["ratio"]["low"] is None
+
+
 # ---- evaluate ------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")

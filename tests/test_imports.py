@@ -67,6 +67,8 @@ def test_the_top_scripts_import_only_landscape_and_models(name):
     "import double_descent.linear, double_descent.spectra, double_descent.plot, double_descent.claims",
     "import double_descent.linear_figures, double_descent.spectra_figures, double_descent.bench",
     "import landscape.corruptions, ensembles.shift, ensembles.shift_figures; ensembles.shift.make_parser()",
+    "import ensembles.train, ensembles.similarity, ensembles.evaluate, ensembles.paths; "
+    "[m.make_parser().format_help() for m in vars(ensembles).values() if hasattr(m, 'make_parser')]",
     "import main; main.make_parser().format_help()",
     "import save_preds; save_preds.make_parser().format_help()",
     "import calculate_iou; calculate_iou.make_parser().format_help()",

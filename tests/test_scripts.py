@@ -12,6 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("main.py", "save_preds.py", "calculate_iou.py")
+MODULES = tuple(f"python -m ensembles.{name}" for name in ("train", "similarity", "evaluate", "paths", "shift"))
 CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*.yaml"))
 
 
@@ -57,7 +58,16 @@ def test_the_three_scripts_work_after_each_other(tmp_path):
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["smoke"]
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", MODULES)
+def test_help_of_a_study_opens_with_an_example(script, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        module(script).main(["--help"])
+    assert stop.value.code == 0 and files(tmp_path) == []
+    assert f"    {script} " in capsys.readouterr().out.split("options:")[0]
+
+
+@pytest.mark.parametrize("script", SCRIPTS + MODULES)
 def test_print_config_gives_what_can_be_read_back(script, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:

@@ -17,6 +17,9 @@ import calculate_iou
 import main
 import save_preds
 from double_descent import deep, measure
+from ensembles import evaluate as ensembles_evaluate
+from ensembles import similarity
+from ensembles import train as training
 from landscape import runs, wandb_sink
 from regions import animate, ball, converge, fragmentation, margins, skips
 
@@ -198,6 +201,32 @@ def test_deep_double_descent_sends_its_curves_its_table_and_its_figures(tmp_path
     at = [table["columns"].index(k) for k in ("measure", "value")]
     sent_errors = [row[at[1]] for row in table["data"] if row[at[0]] == "test_error"]
     assert sent_errors == [float(r["value"]) for r in rows if r["measure"] == "test_error"]
+
+
+def test_members_and_what_was_measured_of_them_arrive(tmp_path, capsys):
+    log = ["--runs", str(tmp_path), "--device", "cpu", "--threads", "1", "--active_log", "--wandb_mode", "offline"]
+    assert training.main(["--net", "mlp", "--width", "8", "--dataset", "digits", "--train_size", "100", "--epochs", "3",
+                          "--bs", "50", "--precision", "fp32", "--members", "2", *log]) == 0
+    members = sorted(p.parent for p in tmp_path.glob("ensembles/*/done"))
+    for folder in members:
+        assert Sent(folder).value("test_accuracy") == [r["test_accuracy"] for r in runs.read_metrics(folder)]
+    scripts = {"similarity": (similarity, "similarity.csv", []),
+               "ensembles": (ensembles_evaluate, "curves.csv", ["--samplers", "dropout", "--samples", "2",
+                                                                "--plane_samples", "2", "--bn_images", "20"])}
+    for name, (script, file, flags) in scripts.items():
+        before = set(tmp_path.glob("ensembles/*"))
+        assert script.main(["--members", *map(str, members), *flags, *log]) == 0
+        (home,) = set(tmp_path.glob("ensembles/*")) - before
+        sent = Sent(home)
+        (table,) = sent.tables(name)
+        with (home / file).open() as f:
+            rows = list(csv.DictReader(f))
+        assert table["columns"] == list(rows[0])
+        assert [["" if v is None else str(v) for v in r] for r in table["data"]] == [list(r.values()) for r in rows]
+        drawn = sorted(p.stem for p in home.glob("figures/*.png"))
+        assert len(drawn) >= 5 and all(sent.pictures(p) for p in drawn)
+        assert sent.ids == {json.loads((home / "meta.json").read_text())["wandb_id"]}
+    assert "wandb " not in capsys.readouterr().err
 
 
 def test_the_animation_arrives_in_the_wandb_run_of_its_training(measured, capsys):

@@ -65,6 +65,7 @@ def test_the_top_scripts_import_only_landscape_and_models(name):
     "import landscape.results", "import landscape.plots", "import landscape.claims", "import landscape.maps",
     "import double_descent.linear, double_descent.spectra, double_descent.plot, double_descent.claims",
     "import double_descent.linear_figures, double_descent.spectra_figures, double_descent.bench",
+    "import ensembles.paths, ensembles.paths_figures; ensembles.paths.make_parser().format_help()",
     "import main; main.make_parser().format_help()",
     "import save_preds; save_preds.make_parser().format_help()",
     "import calculate_iou; calculate_iou.make_parser().format_help()",

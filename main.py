@@ -22,6 +22,7 @@ def make_parser():
                    help="draw these trained networks: a run folder, a checkpoint, or a folder of many")
     g.add_argument("--which", default="model", choices=("model", "best"),
                    help="of a run: the last weights, or the best on its validation set")
+    cli.add_point(g)
     g.add_argument("--save_net", default="", metavar="NAME",
                    help="label the run, and write its state_dict as NAME.pth into its folder too")
     g.add_argument("--group_by", default="net,width", metavar="KEY,KEY,…",
@@ -201,7 +202,7 @@ def draw(args, sources, sink=None):
                 "ids": args.ids, "plane_seed": args.plane_seed, "resolution": args.resolution,
                 "range_l": args.range_l, "range_r": args.range_r, "precision": args.map_precision,
                 "which": args.which, "as_published": args.as_published,
-                **({"refine": args.refine} if args.refine else {}),
+                **({"refine": args.refine} if args.refine else {}), **maps.point_settings(args),
                 **maps.anchor_settings(args, [s.config for s in sources]), **maps.foreign_settings(args, sources)}
     name = f"plane-{runs.hash8(settings)}.npz"
     files = [runs.measure_folder(s, args.runs) / "arrays" / name for s in sources]

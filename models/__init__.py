@@ -89,6 +89,10 @@ MODELS = {
     "resnet44": _resnet_cifar(44),
     "resnet56": _resnet_cifar(56),
     "resnet110": _resnet_cifar(110),
+    "resnet20_proj": Entry(
+        "resnet_cifar:resnet_proj", ("cifar_resnet_20",), "width", {"depth": 20}, min_size=4,
+        note="as resnet20 with 1x1 convolutions for shortcuts, no last bias; width: channels of the first stage (16)",
+    ),
     "vgg11_bn": _vgg(11),
     "vgg13_bn": _vgg(13),
     "vgg16_bn": _vgg(16),

@@ -40,6 +40,7 @@ PARAMETERS = {  # at 10 classes, 3 channels, 32x32 (or the only size)
     "resnet18": 11_173_962,
     "resnet18k": 11_171_146,
     "resnet20": 269_722,
+    "resnet20_proj": 272_464,  # learning-subspaces' cifar_resnet_20
     "resnet32": 464_154,
     "resnet34": 21_282_122,
     "resnet44": 658_586,

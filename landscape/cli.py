@@ -393,7 +393,7 @@ def add_point(group):
     """--point, for scripts that take trained networks, subspaces among them."""
     group.add_argument("--point", default="", metavar="POINT",
                        help="of a subspace: centre (the default), vertex=K, t=T along a line or curve, t=C,C,… in a "
-                            "simplex")
+                            "simplex; main.py takes several, with ; between them")
     group.add_argument("--bn_images", type=natural, default=5000,
                        help="training images from which BatchNorm statistics are re-estimated at a point; 0: all")
 

@@ -100,6 +100,10 @@ MODELS = {
     "wrn-28-10": _wide(28, 10, "WideResNet", "WideResNet_10"),
     "wrn-28-20": _wide(28, 20, "WideResNet_20"),
     "wrn-28-30": _wide(28, 30, "WideResNet_30"),
+    "wide_resnet50_2": Entry(
+        "torchvision_models:wide_resnet50", (), "widen_factor", {"widen_factor": 2}, min_size=32,
+        note="torchvision's, ImageNet stem; width: the widening factor of its bottlenecks (2)",
+    ),
     "densenet121": Entry(
         "densenet:densenet121", ("DenseNet", "densenet", "DenseNet121"), "growth_rate", min_size=8,
         note="Huang et al. 2017, bottleneck and compression; width: the growth rate (32)",

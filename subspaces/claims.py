@@ -16,7 +16,8 @@ from landscape.errors import FileProblem
 PAPER = "Wortsman et al. 2021"
 POINT = 0.01  # of accuracy: "within one point"
 COMMAND = "bash scripts/fig_subspaces.sh"
-PLAIN = {"granularity": "network", "beta": 1.0, "samples": 1, "label_smoothing": 0.0, "dropout": 0.0}
+PLAIN = {"granularity": "network", "beta": 1.0, "samples": 1, "label_smoothing": 0.0, "dropout": 0.0,
+         "ema": 0.0}
 
 
 def make_parser():

@@ -24,8 +24,8 @@ PAIRS = ("accuracy_probability", "accuracy_logit", "ece_probability", "nll_proba
          "total_variation", "cosine", "cosine_squared")
 # The settings of a run that its row repeats.
 SHOWN = ("net", "width", "dataset", "family", "vertices", "granularity", "beta", "samples", "noise_rate",
-         "scheduler", "label_smoothing", "dropout", "epochs", "init_seed", "order_seed")
-GROUP = "family,vertices,granularity,beta,noise_rate,scheduler"
+         "scheduler", "label_smoothing", "dropout", "ema", "epochs", "init_seed", "order_seed")
+GROUP = "family,vertices,granularity,beta,samples,epochs,noise_rate,scheduler,label_smoothing,dropout,ema"
 
 
 def make_parser():

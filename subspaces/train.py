@@ -42,6 +42,9 @@ def make_parser():
     g.add_argument("--start_noise", type=cli.number(0), default=0.0, metavar="SIGMA",
                    help="begin every vertex at --init_from, plus noise of this share of each tensor's root mean square")
     g.add_argument("--dropout", type=cli.number(0, 0.99), default=0.0, help="probability of the network's dropouts")
+    g.add_argument("--ema", type=cli.number(0, 0.999999), default=0.0, metavar="DECAY",
+                   help="of --family standard: what is measured and kept is the average of the weights of all steps, "
+                        "those of a step earlier weighing DECAY as much; 0: off")
     g.add_argument("--bn_images", type=cli.natural, default=5000,
                    help="training images from which BatchNorm statistics of the centre are re-estimated; 0: all")
     return parser
@@ -90,7 +93,11 @@ def check(args):
         for flag in ("vertices", "ends", "start", "start_noise", "rescale_lr", "per_layer"):
             if getattr(args, flag):
                 raise UsageError(f"--{flag} is of a subspace: --family standard trains one network")
+        if args.ema and (args.accumulate > 1 or args.sam_radius):
+            raise UsageError("--ema is not offered with --accumulate or --sam_radius: it would count a step twice")
         return
+    if args.ema:
+        raise UsageError("--ema is of one network: give --family standard")
     from landscape import subspace
 
     own = {"curve": 3, "chain": 3}.get(args.family, 2)
@@ -132,7 +139,7 @@ def prepare(args, device):
     data, network, described = train.prepare(args, device)
     set_dropout(network, args.dropout)
     if args.family == "standard":
-        return data, network, described
+        return data, averaging(network, args.ema) if args.ema else network, described
     rule = subspace.rule(args.family, args.vertices)
     vertices = first_vertices(args, data, network, described, rule)
     x, _, _ = next(data.test.batches(torch.arange(2), 2, described["preprocessing"]))
@@ -143,6 +150,35 @@ def prepare(args, device):
         raise UsageError("this network has no weight of two axes: there is no angle to regularise; give --beta 0")
     held = {"family": args.family, "vertices": rule.m, "granularity": args.granularity, "tied": space.aliases}
     return data, space, {**described, "subspace": held}
+
+
+def averaging(network, decay):
+    """The network with an exponential moving average of its weights (torch.optim.swa_utils), which evaluation sees: the
+    weights that a step has left enter it when the next one begins, and those of the last step when it is settled."""
+    import torch
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    class Averaging(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.live = network
+            self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+            self.average.module.requires_grad_(False)
+            self.register_buffer("fresh", torch.tensor(False))  # does it hold the weights that the last step left?
+
+        def refresh(self):
+            if not self.fresh:
+                self.average.update_parameters(self.live)
+            self.fresh.fill_(True)
+
+        def forward(self, x):
+            if not self.training:
+                return self.average.module(x)
+            self.refresh()
+            self.fresh.fill_(False)
+            return self.live(x)
+
+    return Averaging()
 
 
 def set_dropout(network, probability):
@@ -226,9 +262,11 @@ def settling(args, prepared):
     from landscape import evaluate, train
 
     data, network, described = prepared
-    if args.family == "standard" or not evaluate.norm_layers(network):
-        return None
     rows = train.some_rows(data.train, args.bn_images)
+
+    def settle_average(pair):
+        pair.refresh()
+        evaluate.reestimate_bn(pair.average.module, data.train, described["preprocessing"], rows=rows)
 
     def settle(space):
         (new,) = evaluate.reestimate_bn(space.shell, data.train, described["preprocessing"],
@@ -236,7 +274,9 @@ def settling(args, prepared):
         for name, buffer in space.buffers_of_shell().items():
             buffer.copy_(new[name])
 
-    return settle
+    if args.ema:
+        return settle_average
+    return None if args.family == "standard" or not evaluate.norm_layers(network) else settle
 
 
 def train_into(run, args, prepared):
@@ -244,12 +284,19 @@ def train_into(run, args, prepared):
 
     data, network, described = prepared
     network = network.to(cli.set_up_device(args))
-    run.sink.describe({"parameters": train.parameter_count(network)})
+    one = network.average.module if args.ema else network
+    run.sink.describe({"parameters": train.parameter_count(one)})
     found = train.fit(network, data, rescaled(args), run, described, penalty(args), settling(args, prepared))
+    if args.ema:  # of the pair, the average is the run's network
+        for name in ("model", "best"):
+            if (run.path / f"{name}.safetensors").exists():
+                held, _ = runs.read_weights(run.path / f"{name}.safetensors")
+                run.save_weights(name, {k.removeprefix("average.module."): w for k, w in held.items()
+                                        if k.startswith("average.module.")}, described)
     if args.family != "standard":
         cosines = network.squared_cosines().tolist() if network.matrices else []
         found["vertices"] = {"squared_cosines": cosines, "distances": distances(network)}
-    train.finish(run, args, data, network, described, found)
+    train.finish(run, args, data, one, described, found)
 
 
 def distances(space):

@@ -21,7 +21,8 @@ def row(seed, family, accuracy, ece, scheduler="cosine", noise=0.0, beta=1.0, co
         points.append({**points[0], "kind": "swa", "accuracy": accuracy + 0.003 + bump})
     mirrored = [{"t": t, "accuracy_probability": accuracy + 0.01 + bump} for t in ts] if kind == "path" else []
     return {"group": f"{family} {scheduler} {noise} {beta}", "family": family, "granularity": granularity, "beta": beta,
-            "samples": 1, "label_smoothing": 0.0, "dropout": 0.0, "noise_rate": noise, "scheduler": scheduler,
+            "samples": 1, "label_smoothing": 0.0, "dropout": 0.0, "ema": 0.0, "noise_rate": noise,
+            "scheduler": scheduler,
             "epochs": 30, "init_seed": seed, "points": points, "mirrored": mirrored, "squared_cosines": [cosine],
             "growth": {"disagreement": 0.9} if kind == "path" else None}
 
@@ -77,7 +78,7 @@ def test_the_results_with_most_runs_are_taken_and_the_ledger_reads_them(tmp_path
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileProblem, match="run it first"):
         claims.main([str(tmp_path / "empty"), "--out", str(out)])
-    runs.write_json(tmp_path / "a" / "results.json", {**results(), "runs": results()["runs"][:1], "independent": []})
+    runs.write_json(tmp_path / "a" / "results.json", {**results(), "runs": results()["runs"][1:2], "independent": []})
     (tmp_path / "b" / "done").unlink()
     with pytest.raises(FileProblem, match="no line beside standard"):
         claims.main([str(tmp_path), "--out", str(out)])

@@ -218,7 +218,7 @@ def test_an_ensemble_of_identical_members_is_the_member():
 def test_cosines_of_features_against_a_loop():
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
     images = data.Images(torch.randint(0, 256, (7, 2, 2, 3), dtype=torch.uint8), torch.arange(7) % 3)
-    normal = {"mean": [0.5] * 3, "std": [0.3] * 3}
+    normal = {"kind": "custom", "mean": [0.5] * 3, "std": [0.3] * 3}
     vertices = [weights.of(network), {k: v + 0.3 * torch.randn_like(v) for k, v in weights.of(network).items()}]
     for name in ("", "1"):
         features = measure.Features(network, name)

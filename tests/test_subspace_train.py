@@ -188,6 +188,30 @@ def test_dropout_and_standard_training(root, standard):
     assert "conv1.weight" in vertices
 
 
+def test_ema_is_the_average_of_the_steps_and_resumes(root, tmp_path, monkeypatch):
+    more = ["--family", "standard", "--net", "mlp", "--ema", "0.6"]
+    seen, real = [], train.take_step
+
+    def step(network, *given):
+        out = real(network, *given)
+        seen.append({k: v.detach().clone() for k, v in network.live.named_parameters()})
+        return out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "take_step", step)
+        with seeding.fork(1, "init"):
+            start = runs.build({"name": "mlp", "num_classes": 10, "in_channels": 1, "image_size": 8, "width": 4})
+        run = trained(root, *more)
+    average = {k: v.detach() for k, v in start.named_parameters()}
+    for weights_of_step in seen:
+        average = {k: 0.6 * average[k] + 0.4 * w for k, w in weights_of_step.items()}
+    held = runs.load(run)
+    assert all(torch.allclose(held.network.state_dict()[k], w, atol=1e-5) for k, w in average.items())
+    last = runs.read_json(run / "results.json")["last"]
+    found = evaluate.score(held.network, data_of(run).test, held.preprocessing)
+    assert found["accuracy"] == last["test_accuracy"]
+
+
 @pytest.mark.parametrize(("flags", "code", "says"), [
     (["--family", "curve", "--vertices", "2"], 2, "with two vertices it is a line"),
     (["--family", "simplex", "--vertices", "1"], 2, "one vertex is a network"),
@@ -204,6 +228,8 @@ def test_dropout_and_standard_training(root, standard):
     (["--family", "standard", "--rescale_lr"], 2, "trains one network"),
     (["--family", "standard", "--vertices", "2"], 2, "trains one network"),
     (["--rescale_lr", "--opt", "Adam"], 2, "is for SGD"),
+    (["--ema", "0.9"], 2, "is of one network"),
+    (["--ema", "0.9", "--family", "standard", "--accumulate", "2"], 2, "count a step twice"),
     (["--decay", "point", "--opt", "AdamW"], 2, "not for AdamW"),
     (["--sam_radius", "0.05"], 2, "two passes"),
     (["--train_mode", "adv"], 2, "not offered for subspaces"),

@@ -341,7 +341,8 @@ def of_run(member, arrays):
     row = {"group": member.source.group, "name": member.source.seed_name, "path": str(member.source.path),
            **{k: member.source.config.get(k) for k in SHOWN}, "points": points, "mirrored": [], "ensembles": [],
            "vertex_distance": arrays["distance"].tolist(), "vertex_cosine": arrays["weight_cosine"].tolist(),
-           "squared_cosines": trained_cosines(member.source), "growth": None}
+           "squared_cosines": trained_cosines(member.source), "growth": None,
+           "early_stopping": early_stopping(member.source)}
     path = [i for i, k in enumerate(kinds) if k in ("path", "line")]
     for i in path:
         j = min(path, key=lambda j: abs(ts[j] - (1 - ts[i])))
@@ -364,6 +365,14 @@ def trained_cosines(source):
     if source.foreign:
         return []
     return runs.read_json(source.path / "results.json").get("vertices", {}).get("squared_cosines", [])
+
+
+def early_stopping(source):
+    """The epoch of a training's curve with the highest test accuracy, and that accuracy: what stopping in time could
+    have given at best, since the test set chose it. None without a curve."""
+    found = [r for r in ([] if source.foreign else runs.read_metrics(source.path)) if "test_accuracy" in r]
+    best = max(found, key=lambda r: r["test_accuracy"], default=None)
+    return best and {k: best[k] for k in ("epoch", "test_accuracy")}
 
 
 def kept_tables(member, arrays):

@@ -9,6 +9,7 @@ from landscape import cli, plots, results, runs
 from landscape.errors import FileProblem
 
 LEVEL = 0.95
+CYCLES = ("swa_cyclic", "swa_constant", "snapshot", "fge")  # schedules of networks that are averaged or kept together
 
 
 def make_parser():
@@ -76,9 +77,13 @@ def labels(groups):
 
 
 def over_runs(rows, value):
-    """(value, low, high) of a number of each run, or None where no run has it."""
+    """(value, low, high) of a number of each run, or None where no run has it. No number here is below 0, which an
+    interval of few runs may pass."""
     values = [v for v in map(value, rows) if v is not None]
-    return results.bootstrap(values, level=LEVEL) if values else None
+    if not values:
+        return None
+    value, low, high = results.bootstrap(values, level=LEVEL)
+    return value, None if low is None else max(low, 0.0), high
 
 
 def level_band(ax, found, colour, label):
@@ -128,8 +133,9 @@ def along(found, paths, names):
 
 
 def plain(row):
-    """Is it a standard network with the usual labels?"""
-    return row["family"] in ("standard", None) and not row["noise_rate"] and row["points"][0]["kind"] == "model"
+    """Is it a standard network with the usual labels, trained as subspaces are?"""
+    special = row["noise_rate"] or row["label_smoothing"] or row["dropout"] or row["ema"] or row["scheduler"] in CYCLES
+    return row["family"] in ("standard", None) and not special and row["points"][0]["kind"] == "model"
 
 
 def curve(ax, rows, part, measure, style, colour, label):

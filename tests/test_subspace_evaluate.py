@@ -78,6 +78,18 @@ def test_a_simplex_has_vertices_centre_and_random_points(found):
     assert {(e["kind"], e["members"]) for e in row["ensembles"]} == {("vertex", 3), ("random", 2)}
 
 
+def test_the_best_epoch_of_a_curve_is_noted(found):
+    row = found[1]["runs"][0]
+    curve = [r for r in runs.read_metrics(row["path"]) if "test_accuracy" in r]
+    assert row["early_stopping"] is None and not curve  # --eval_every 0: no curve
+    source = runs.run_source(runs.Path(row["path"]), ["net"])
+    before = (source.path / "metrics.jsonl").read_bytes()
+    lines = ['{"epoch": 1, "test_accuracy": 0.4}', '{"epoch": 2, "test_accuracy": 0.3}']
+    (source.path / "metrics.jsonl").write_text("\n".join(lines))
+    assert measure.early_stopping(source) == {"epoch": 1, "test_accuracy": 0.4}
+    runs.write_bytes(source.path / "metrics.jsonl", before)
+
+
 def test_two_standard_networks_are_an_independent_ensemble(found):
     (pair,) = found[1]["independent"]
     a, b = (runs.read_arrays(next(runs.Path(found[1]["runs"][pair[k]]["path"]).glob("arrays/points-*.npz")))

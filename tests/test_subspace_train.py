@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,6 +106,36 @@ def test_a_loaded_point_has_statistics_of_its_own(line):
     changed = [k for k, v in centre.network.state_dict().items()
                if "running_mean" in k and torch.equal(v, vertex.network.state_dict()[k])]
     assert not changed
+
+
+def test_several_points_stand_on_one_plane(line, tmp_path, capsys):
+    argv = ["--load_net", str(line), "--device", "cpu", "--resolution", "6", "--dataset", "digits", "--imgs", "5,42,17"]
+    assert main.main([*argv, "--point", "vertex=0;centre;vertex=1", "--plot_path", str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob("*.png"))) == 1
+    planes = [runs.read_arrays(f) for f in (line / "arrays").glob("plane-*.npz")]
+    assert len(planes) >= 3 and all((p["anchors"] == planes[0]["anchors"]).all() for p in planes)
+
+
+@pytest.mark.parametrize("net", ["vit4", "mlpmixer4"])
+def test_networks_without_convolutions_learn_as_lines(tmp_path, net):
+    argv = ["--dataset", "digits", "--net", net, "--width", "16", "--epochs", "2", "--bs", "32", "--opt", "Adam",
+            "--lr", "0.002", "--train_size", "320", "--precision", "fp32", "--device", "cpu", "--threads", "1"]
+    assert learn.main([*argv, "--runs", str(tmp_path)]) == 0
+    first, last = (r["train_loss"] for r in runs.read_metrics(next(tmp_path.glob("subspaces/*"))))
+    assert last < first
+
+
+@pytest.mark.parametrize(("config", "shape", "classes"), [
+    ("tinyimagenet", "fake:3x64x64:200:40", 200), ("imagenet", "fake:3x224x224:1000:6", 1000)])
+def test_the_published_settings_run_on_images_of_their_shape(tmp_path, config, shape, classes):
+    path = Path(__file__).resolve().parent.parent / "configs" / f"subspaces_{config}.yaml"
+    argv = ["--config", str(path), "--dataset", shape, "--smoke", "--bs", "4", "--threads", "1"]
+    assert learn.main([*argv, "--runs", str(tmp_path)]) == 0
+    (done,) = tmp_path.glob("smoke/subspaces/*/done")
+    held = runs.read_json(done.parent / "results.json")
+    assert held["architecture"]["num_classes"] == classes
+    assert held["architecture"]["image_size"] == int(shape.split("x")[1])
+    assert (done.parent / "model.safetensors").stat().st_size > 4 * held["parameters"]
 
 
 @pytest.mark.parametrize("more", [

@@ -8,11 +8,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
 
 few=(); if [ "$smoke" = 1 ]; then few=(--set 'seed=[0,1]'); fi
 sweep "configs/fig_subspaces_$scale.yaml" ${few[@]+"${few[@]}"}
-load="$runs/subspaces" methods=swa,snapshots
-if [ "$scale" = paper ]; then methods=swa,snapshots,line,endpoints,random,random_module,random_weight,swag; fi
-tool -m subspaces.evaluate --load_net "$load" --methods "$methods"
-for corruption in noise:3 blur:3 contrast:3 jpeg:3; do
-  tool -m subspaces.evaluate --load_net "$load" --methods swa --positions 5 --corruption "$corruption" \
+load="$runs/subspaces"
+if [ "$scale" = cpu ]; then
+  methods=swa,snapshots positions=11 images=2000 corruptions="noise:3 blur:3"
+else
+  methods=swa,snapshots,line,endpoints,random,random_module,random_weight,swag positions=21 images=12800
+  corruptions="noise:3 noise:5 shot:3 impulse:3 blur:3 blur:5 contrast:3 contrast:5 brightness:3 jpeg:3"
+fi
+tool -m subspaces.evaluate --load_net "$load" --methods "$methods" --positions "$positions" --bn_images "$images"
+for corruption in $corruptions; do
+  tool -m subspaces.evaluate --load_net "$load" --methods swa --positions 3 --corruption "$corruption" --bn_images "$images" \
     --select noise_rate=0.0 'family=line|standard' granularity=network beta=1.0
 done
 tool main.py --load_net "$load" --select family=line granularity=network beta=1.0 noise_rate=0.0 samples=1 init_seed=0 \

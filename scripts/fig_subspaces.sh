@@ -17,8 +17,8 @@ else
 fi
 tool -m subspaces.evaluate --load_net "$load" --methods "$methods" --positions "$positions" --bn_images "$images"
 for corruption in $corruptions; do
-  tool -m subspaces.evaluate --load_net "$load" --methods swa --positions 3 --corruption "$corruption" --bn_images "$images" \
-    --select noise_rate=0.0 'family=line|standard' granularity=network beta=1.0
+  tool -m subspaces.evaluate --load_net "$load" --methods swa --positions 3 --corruption "$corruption" \
+    --bn_images "$images" --select noise_rate=0.0 'family=line|standard' granularity=network beta=1.0
 done
 tool main.py --load_net "$load" --select family=line granularity=network beta=1.0 noise_rate=0.0 samples=1 init_seed=0 \
   --point 'vertex=0;t=0.25;centre;t=0.75;vertex=1' --dataset CIFAR10 --imgs 30,72,42 --resolution 100 \

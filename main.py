@@ -22,6 +22,7 @@ def make_parser():
                    help="draw these trained networks: a run folder, a checkpoint, or a folder of many")
     g.add_argument("--which", default="model", choices=("model", "best"),
                    help="of a run: the last weights, or the best on its validation set")
+    cli.add_point(g)
     g.add_argument("--save_net", default="", metavar="NAME",
                    help="label the run, and write its state_dict as NAME.pth into its folder too")
     g.add_argument("--group_by", default="net,width", metavar="KEY,KEY,…",
@@ -194,21 +195,17 @@ def draw_curves(run, args):
 # ---- decision regions ----------------------------------------------------------------------------------------------
 
 def draw(args, sources, sink=None):
-    """Class maps of every source on one plane (computed where they are not on disk yet), and their figure. sink: the
-    wandb sink of a training that is still open."""
-    settings = {"dataset": args.dataset if sources[0].foreign else sources[0].config["dataset"], "split": args.split,
-                "ids": args.ids, "plane_seed": args.plane_seed, "resolution": args.resolution,
-                "range_l": args.range_l, "range_r": args.range_r, "precision": args.map_precision,
-                "which": args.which, "as_published": args.as_published,
-                **({"refine": args.refine} if args.refine else {}),
-                **maps.anchor_settings(args, [s.config for s in sources]), **maps.foreign_settings(args, sources)}
-    name = f"plane-{runs.hash8(settings)}.npz"
-    files = [runs.measure_folder(s, args.runs) / "arrays" / name for s in sources]
-    missing = [(s, f) for s, f in zip(sources, files) if args.force or not f.exists()]
-    if missing or args.save_triplets:
-        compute(args, settings, missing, sources)
+    """Class maps of every source on one plane (computed where they are not on disk yet), and their figure, with a
+    column for each source and --point. sink: the wandb sink of a training that is still open."""
+    columns, found = args.point.split(";"), {}
+    for point in columns:
+        args.point = point
+        found[point] = maps_at(args, sources)
+    settings = [settings for settings, _ in found.values()]
+    settings = settings[0] if len(settings) == 1 else settings
     named = [s.seed_name if not args.column_by else f"{args.column_by} {s.config[args.column_by]}" for s in sources]
-    cells = [(s.group, name, runs.read_arrays(f)) for s, name, f in zip(sources, named, files)]
+    cells = [(s.group, " ".join([name] + [point] * (len(columns) > 1)), found[point][1][n])
+             for n, (s, name) in enumerate(zip(sources, named)) for point in columns]
     if args.refine:
         print(maps.refined([arrays["refined"] for _, _, arrays in cells], args.resolution**2))
     if len(sources) == 1:
@@ -227,6 +224,22 @@ def draw(args, sources, sink=None):
         print(f"figure: {path}")
     log_figure(args, folder, Path(f"{stem}.png"), sink)
     return 0
+
+
+def maps_at(args, sources):
+    """(settings, [arrays of each source]) of the class maps at one --point, computed where they are missing."""
+    settings = {"dataset": args.dataset if sources[0].foreign else sources[0].config["dataset"], "split": args.split,
+                "ids": args.ids, "plane_seed": args.plane_seed, "resolution": args.resolution,
+                "range_l": args.range_l, "range_r": args.range_r, "precision": args.map_precision,
+                "which": args.which, "as_published": args.as_published,
+                **({"refine": args.refine} if args.refine else {}), **maps.point_settings(args),
+                **maps.anchor_settings(args, [s.config for s in sources]), **maps.foreign_settings(args, sources)}
+    name = f"plane-{runs.hash8(settings)}.npz"
+    files = [runs.measure_folder(s, args.runs) / "arrays" / name for s in sources]
+    missing = [(s, f) for s, f in zip(sources, files) if args.force or not f.exists()]
+    if missing or args.save_triplets:
+        compute(args, settings, missing, sources)
+    return settings, [runs.read_arrays(f) for f in files]
 
 
 def log_figure(args, folder, png, sink):

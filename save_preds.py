@@ -28,6 +28,7 @@ def make_parser():
                    help="run folders, or DIR/<architecture>/*.pth; or one of them")
     g.add_argument("--which", default="model", choices=("model", "best"),
                    help="of a run: the last weights, or the best on its validation set")
+    cli.add_point(g)
     cli.add_select(g)
     g = parser.group("of foreign checkpoints")
     g.add_argument("--net", default="ResNet", metavar="NAME", help="the network, where --load_net is one file")

@@ -313,11 +313,15 @@ def add_training(parser):
     g.add_argument("--weight_decay", type=number(0), default=None,
                    help="default: 5e-4 for SGD, 0 for Adam, 0.01 for AdamW")
     g.add_argument("--scheduler", default="multistep",
-                   choices=("multistep", "linear", "cosine", "cyclic", "constant", "linear_decay", *DROPS),
+                   choices=("multistep", "linear", "cosine", "cyclic", "constant", "linear_decay", "swa_cyclic",
+                            "swa_constant", "fge", *DROPS),
                    help="multistep divides by 10 at --milestones; linear is the same at dbViz's (E//2.667, "
                         "E//1.6, E//1.142); drop_a halves at epochs 9, 19 and 29, drop_paper at 10, 20 and 30; cyclic "
-                        "is a cosine of its own in each of --cycles; all are applied per step")
-    g.add_argument("--cycles", type=positive, default=5, help="of --scheduler cyclic, in equal parts of the run")
+                        "is a cosine of its own in each of --cycles (snapshot ensembles); swa_* and fge come to "
+                        "--swa_lr, swa_cyclic and fge in --cycles; all are applied per step")
+    g.add_argument("--swa_lr", type=number(0), default=0.05, help="rate from --swa_start on")
+    g.add_argument("--swa_start", type=number(0, 1), default=0.75, help="where it begins, as a share of the epochs")
+    g.add_argument("--cycles", type=positive, default=3, help="of cyclic, swa_cyclic and fge (after --swa_start)")
     g.add_argument("--milestones", default="auto", metavar="E,E,…",
                    help="epochs, of multistep; auto: 3/8, 5/8 and 7/8 of the run")
     g.add_argument("--warmup", type=number(0), default=0.0, metavar="EPOCHS", help="linear from 0")
@@ -343,7 +347,8 @@ def add_training(parser):
     g.add_argument("--teacher_net", default="", metavar="NAME", help="its network, where it is a foreign file")
     g.add_argument("--distill_temp", type=number(above=0), default=30.0, help="temperature of distillation (Hinton)")
     g.add_argument("--snapshots", default="", metavar="E,E,…",
-                   help="keep the weights after these epochs (0: before the first), all, or every=K")
+                   help="keep the weights after these epochs (0: before the first), all, every=K, or cycles: at the "
+                        "end of each of the schedule's, for averages and ensembles of them")
     g.add_argument("--eval_every", type=natural, default=1, metavar="EPOCHS",
                    help="epochs between points of the validation and test curves; 0: only at the end")
     parser.add_argument("--time_steps", type=natural, default=0, metavar="N",
@@ -387,6 +392,15 @@ def add_output(parser):
     w.add_argument("--wandb_group", default=None)
     w.add_argument("--wandb_tags", default="", metavar="TAG,TAG,…")
     w.add_argument("--wandb_artifact", action="store_true", help="upload the final weights too")
+
+
+def add_point(group):
+    """--point, for scripts that take trained networks, subspaces among them."""
+    group.add_argument("--point", default="", metavar="POINT",
+                       help="of a subspace: centre (the default), vertex=K, t=T along a line or curve, t=C,C,… in a "
+                            "simplex; main.py takes several, with ; between them")
+    group.add_argument("--bn_images", type=natural, default=5000,
+                       help="training images from which BatchNorm statistics are re-estimated at a point; 0: all")
 
 
 def add_select(group):

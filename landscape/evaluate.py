@@ -71,15 +71,27 @@ def score_logits(said, labels):
 # ---- many points of weight space -----------------------------------------------------------------------------------
 
 @torch.no_grad()
-def logits_at(network, points, images, normalize, bs=0):
-    """(P, N, C) float32 on the CPU: the network with each of P weight dicts, all sharing each batch of images."""
+def logits_at(network, points, images, normalize, bs=0, precision="fp32", watch=None):
+    """(P, N, C) float32 on the CPU: the network with each of P weight dicts, all sharing each batch of images.
+
+    watch: called after each batch, once all points have seen it; for what hooks on the network have kept.
+    """
     network.eval()
     device = device_of(network)
-    points = [{k: v.to(device) for k, v in w.items()} for w in points]
+    points = [given(network, w, device) for w in points]
     parts = []
     for x, _, _ in images.batches(None, batch_size(device, bs), normalize):
-        parts.append(torch.stack([functional_call(network, w, (x,)).float().cpu() for w in points]))
+        with autocast(device, precision):
+            parts.append(torch.stack([functional_call(network, w, (x,)).float().cpu() for w in points]))
+        if watch is not None:
+            watch()
     return torch.cat(parts, dim=1)
+
+
+def given(network, weights, device, buffers=True):
+    """The entries of a weight dict that functional_call takes: no name of a tied parameter but its first."""
+    names = [k for k, _ in network.named_parameters()] + [k for k, _ in network.named_buffers()] * buffers
+    return {k: weights[k].to(device) for k in names if k in weights}
 
 
 NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
@@ -91,8 +103,9 @@ def norm_layers(network):
 
 
 @torch.no_grad()
-def reestimate_bn(network, images, normalize, points=None, rows=None, bs=512):
-    """BatchNorm statistics anew, for the network itself (points None, in place) or for each of P weight dicts.
+def reestimate_bn(network, images, normalize, points=None, rows=None, bs=512, precision="fp32"):
+    """BatchNorm statistics anew, for the network itself (points None, in place) or for each of P weight dicts, which
+    share each batch.
 
     Returns the new weight dicts (or None). Statistics are pooled: mean and (unbiased) variance over all images used,
     summed in float64, not an average of batch statistics. Each batch passes in train mode, so that layers above see
@@ -100,39 +113,54 @@ def reestimate_bn(network, images, normalize, points=None, rows=None, bs=512):
     off. A network without BatchNorm is returned untouched.
     """
     layers = norm_layers(network)
-    own = {k: v.detach().clone() for k, v in network.state_dict().items()}
     if not layers:
         return points
-    out = []
-    for weights in [own] if points is None else points:
-        network.load_state_dict(weights)
-        sums = {name: None for name in layers}
-        with batch_statistics(layers, sums):
-            for x, _, _ in images.batches(rows, bs, normalize):
+    own = {k: v.detach().clone() for k, v in network.state_dict().items()}
+    before = [own] if points is None else points
+    device, was_training = device_of(network), network.training
+    weights = [given(network, w, device, buffers=False) for w in before]
+    totals = [{} for _ in weights]
+    network.eval()
+    with batch_statistics(layers) as sums:
+        for x, _, _ in images.batches(rows, bs, normalize):
+            for w, total in zip(weights, totals):
                 if len(x) > 1:
-                    network(x)
-        new = dict(weights)
-        for name, (count, total, square) in sums.items():
-            mean = total / count
+                    sums.clear()
+                    with autocast(device, precision):
+                        functional_call(network, w, (x,))
+                    for name, new in sums.items():
+                        total[name] = added(total.get(name), new)
+    out = []
+    for w, total in zip(before, totals):
+        new = dict(w)
+        for name, (count, summed, square) in total.items():
+            mean = summed / count
             variance = (square / count - mean**2).clamp_min(0) * count / max(count - 1, 1)
-            new[f"{name}.running_mean"] = mean.to(weights[f"{name}.running_mean"].dtype)
-            new[f"{name}.running_var"] = variance.to(weights[f"{name}.running_var"].dtype)
+            new[f"{name}.running_mean"] = mean.to(own[f"{name}.running_mean"].dtype)
+            new[f"{name}.running_var"] = variance.to(own[f"{name}.running_var"].dtype)
         out.append(new)
     network.load_state_dict(out[0] if points is None else own)
+    network.train(was_training)
     return None if points is None else out
 
 
+def added(total, new):
+    return new if total is None else tuple(a + b for a, b in zip(total, new))
+
+
 @contextmanager
-def batch_statistics(layers, sums):
-    """Inside, the layers normalise by their batch, leave their running statistics alone, and add to sums[name] =
-    (count, sum, sum of squares) of their inputs, per channel, in float64 (float32 where the device has no float64)."""
+def batch_statistics(layers):
+    """Inside, the layers normalise by their batch and leave their running statistics as they are. Yields a dict in
+    which they note {name: (count, sum, sum of squares)} of their inputs, per channel, added up until it is cleared; in
+    float64 (float32 where the device has no float64)."""
+    sums = {}
+
     def gather(name):
         def hook(module, inputs):
             x = inputs[0].detach()
             wide = x if x.device.type == "mps" else x.double()
             dims = [d for d in range(x.dim()) if d != 1]
-            new = (x.numel() // x.shape[1], wide.sum(dims), (wide**2).sum(dims))
-            sums[name] = new if sums[name] is None else tuple(a + b for a, b in zip(sums[name], new))
+            sums[name] = added(sums.get(name), (x.numel() // x.shape[1], wide.sum(dims), (wide**2).sum(dims)))
         return hook
 
     before = {name: (m.training, m.momentum, m.track_running_stats) for name, m in layers.items()}
@@ -140,7 +168,7 @@ def batch_statistics(layers, sums):
     for m in layers.values():
         m.training, m.momentum = True, 0.0
     try:
-        yield
+        yield sums
     finally:
         for hook in hooks:
             hook.remove()

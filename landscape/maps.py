@@ -36,8 +36,15 @@ def settings(args, sources):
                          "compare those of one, in a folder of their own")
     return {**{k: getattr(args, k) for k in GRID}, "dataset": sets.pop(), "which": args.which,
             **({"save_probs": True} if getattr(args, "save_probs", False) else {}),
-            **({"refine": args.refine} if args.refine else {}),
+            **({"refine": args.refine} if args.refine else {}), **point_settings(args),
             **anchor_settings(args, [s.config for s in sources]), **foreign_settings(args, sources)}
+
+
+def point_settings(args):
+    """What --point says of subspaces, where it is not their centre."""
+    if getattr(args, "point", "") in ("", "centre"):
+        return {}
+    return {"point": args.point, "bn_images": args.bn_images}
 
 
 def foreign_settings(args, sources):

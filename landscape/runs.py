@@ -458,6 +458,9 @@ def read_foreign(path):
         raise FileProblem(f"checkpoint {path}: {(e.strerror or str(e)).lower()}") from None
     except Exception as e:  # torch.load raises RuntimeError, EOFError, … for damaged files; all mean the same
         raise ContentError(f"checkpoint {path} is truncated or not a torch file ({type(e).__name__})") from None
+    several = held.get("state_dicts") if isinstance(held, dict) else None
+    if isinstance(several, list) and len(several) == 1:  # learning-subspaces
+        held = several[0]
     for key in ("state_dict", "net", "model"):
         if isinstance(held, dict) and isinstance(held.get(key), dict):
             held = held[key]
@@ -473,13 +476,15 @@ def read_foreign(path):
 
 @dataclass
 class Trained:
-    """A network with the weights of a checkpoint, in eval mode on the CPU, and what it expects of its inputs."""
+    """A network with the weights of a checkpoint, in eval mode on the CPU, and what it expects of its inputs. stale: a
+    point of a subspace whose BatchNorm statistics are those of the centre, to be re-estimated."""
 
     network: object
     architecture: dict
     preprocessing: dict
     source: Path
     label: str
+    stale: bool = False
 
 
 def build(architecture):
@@ -492,12 +497,13 @@ def build(architecture):
     return models.build(rest.pop("name"), rest.pop("num_classes"), **rest)
 
 
-def load(path, architecture=None, preprocessing=None, which="model"):
+def load(path, architecture=None, preprocessing=None, which="model", point=""):
     """A Trained from a run folder, or from a checkpoint file.
 
     architecture, preprocessing: dicts for foreign files, which carry neither. which: "model" or "best" of a run
-    folder. Raises FileProblem (missing), ContentError (damaged, other architecture or class count), UsageError
-    (a foreign file without --net).
+    folder. point: of a subspace, as Rule.at of landscape.subspace has it, its centre by default; for other points see
+    Trained.stale. Raises FileProblem (missing), ContentError (damaged, other architecture or class count), UsageError
+    (a foreign file without --net, a point of a network that is no subspace).
     """
     path = Path(path)
     if path.is_dir():
@@ -511,10 +517,16 @@ def load(path, architecture=None, preprocessing=None, which="model"):
     preprocessing = described.get("preprocessing", preprocessing)
     if architecture is None:
         raise UsageError(f"{path} does not say what network it is: give --net NAME")
+    if "subspace" in described:
+        from landscape import subspace
+
+        weights = subspace.state_of(weights, described["subspace"], point or "centre")
+    elif point:
+        raise UsageError(f"--point {point}: {path} holds one network, not a subspace")
     network = build(architecture)
     fill(network, weights, f"checkpoint {path}", architecture)
     label = path.parent.name if path.name in ("model.safetensors", "best.safetensors") else path.stem
-    return Trained(network.eval(), architecture, preprocessing, path, label)
+    return Trained(network.eval(), architecture, preprocessing, path, label, point not in ("", "centre"))
 
 
 def fill(network, weights, what, architecture):

@@ -72,16 +72,28 @@ def load_source(source, args, entry):
                 raise
             raise UsageError(f"{source.path}: the name of its folder says what network it is, and {e}; or give this "
                              "file itself to --load_net, with --net NAME") from None
-    return load_network(source.path, net, args, entry, getattr(args, "which", "model"))
+    return load_network(source.path, net, args, entry, getattr(args, "which", "model"), getattr(args, "point", ""))
 
 
-def load_network(path, net, args, entry, which="model"):
+def load_network(path, net, args, entry, which="model", point=""):
     """The Trained of a run folder or of a checkpoint; where a file does not describe itself it is the network `net`
-    with the inputs that args.image_size, channels and normalize say."""
+    with the inputs that args.image_size, channels and normalize say. point: of a subspace; BatchNorm statistics are
+    re-estimated there, on args.bn_images training images."""
     held = foreign(net, args, entry) if Path(path).is_file() else {}
-    trained = runs.load(path, **held, which=which)
+    trained = runs.load(path, **held, which=which, point=point)
     check_classes(path, trained.architecture, entry)
+    if trained.stale and evaluate.norm_layers(trained.network):
+        seen = trained.preprocessing
+        images = datasets.load(seen["dataset"], args.data_root, val_size=0, image_size=seen["image_size"],
+                               channels=seen["channels"]).train
+        evaluate.reestimate_bn(trained.network, images, seen, rows=some_rows(images, args.bn_images))
     return trained
+
+
+def some_rows(images, count):
+    """`count` rows of the images (all: 0, or as many as there are), drawn once and for all."""
+    count = min(count or len(images), len(images))
+    return torch.randperm(len(images), generator=seeding.stream(0, "statistics"))[:count]
 
 
 def foreign(net, args, entry):
@@ -116,7 +128,7 @@ def prepare(args, device, data=None):
     if args.epochs and len(data.train) == 0:
         raise UsageError("the training set is empty: lower --val_size or raise --train_size")
     datasets.parse_augment(args.augment, data.entry)
-    snapshot_epochs(args.snapshots, args.epochs)
+    snapshot_epochs(args)
     milestones(args)
     make_optimiser(network, args)
     make_objective(args, data, described)
@@ -147,12 +159,13 @@ def parameter_count(network):
     return sum(p.numel() for p in network.parameters())
 
 
-def fit(network, data, args, run, described, penalty=None):
+def fit(network, data, args, run, described, penalty=None, settle=None):
     """Train network on data.train and return the results of the last and of the best epoch.
 
     network: on its device. data: landscape.data.Data. args: the training settings of landscape.cli. run: a
     landscape.runs.Run that takes metrics, snapshots, states and weights; a state in it is resumed. described: goes
-    into the checkpoints. penalty: a function of the network whose value is added to each step's loss.
+    into the checkpoints. penalty: a function of the network whose value is added to each step's loss. settle: a
+    function of the network, called before it is scored and before its last weights are written.
     Returns {"last": {...}, "best": {...} or None}: losses in nats, accuracies as shares; "best" is the epoch of
     highest validation accuracy (the first of equals), None without a validation set. The test set chooses nothing.
     """
@@ -212,6 +225,8 @@ def fit(network, data, args, run, described, penalty=None):
             sums.check(epoch, steps)
             check_weights(network, epoch, steps)
             record = {"epoch": epoch + 1, "lr": rate, **sums.means(), "seconds": round(time.monotonic() - began, 3)}
+            if settle is not None and curve_due(args, epoch + 1):
+                settle(network)
             close_epoch(network, score_of(network, normalize, args.eval_bs), data, args, run, described, state, record)
             state["step"], state["seconds"], state["sums"] = 0, 0.0, [0.0, 0.0, 0.0]
             if stop.requested or time.monotonic() - saved >= args.save_every:
@@ -222,6 +237,8 @@ def fit(network, data, args, run, described, penalty=None):
                     raise Interrupted(f"{stop.requested}: stopped after epoch {epoch + 1}; saved in {run.path}; "
                                       "the same command resumes it")
         progress.close()
+        if settle is not None and not args.eval_every:
+            settle(network)
         run.save_weights("model", network.state_dict(), described)
         return final_results(network, data, args, run, described, state["best"])
 
@@ -240,7 +257,7 @@ def save_state(run, state, device, **now):
 
 def keep_first(network, args, run, described, state):
     """The snapshot of epoch 0, where one is wanted and nothing has been trained."""
-    if 0 in snapshot_epochs(args.snapshots, args.epochs) and state["epoch"] == 0 and state["step"] == 0:
+    if 0 in snapshot_epochs(args) and state["epoch"] == 0 and state["step"] == 0:
         run.save_weights("checkpoints/epoch_0000", network.state_dict(), described)
 
 
@@ -248,16 +265,21 @@ def close_epoch(network, score, data, args, run, described, state, record):
     """What follows the last step of an epoch: a point of the curve and the best weights so far, where they are due,
     the snapshot, and record, {"epoch": counted from 1, …}, as a line of metrics. score: as score_of gives it."""
     epoch = record["epoch"]
-    if args.eval_every and (epoch % args.eval_every == 0 or epoch == args.epochs):
+    if curve_due(args, epoch):
         record |= curve_point(score, data)
         better = state["best"] is None or record.get("val_accuracy", 0) > state["best"]["val_accuracy"]
         if "val_accuracy" in record and better:
             state["best"] = {"epoch": epoch, "val_accuracy": record["val_accuracy"], "val_loss": record["val_loss"]}
             run.save_weights("best", network.state_dict(), described)
-    if epoch in snapshot_epochs(args.snapshots, args.epochs):
+    if epoch in snapshot_epochs(args):
         run.save_weights(f"checkpoints/epoch_{epoch:04d}", network.state_dict(), described)
     # Order matters for a kill between this and saving the state: a line without its state is dropped on resuming.
     run.log(record)
+
+
+def curve_due(args, epoch):
+    """Does this epoch, counted from 1, have a point of the curves?"""
+    return args.eval_every > 0 and (epoch % args.eval_every == 0 or epoch == args.epochs)
 
 
 class Enough(Exception):
@@ -292,12 +314,12 @@ class Stopwatch:
         return []
 
 
-def time_run(args, device, prepared=None, penalty=None):
+def time_run(args, device, prepared=None, penalty=None, settle=None):
     """Time args.time_steps steps of the training that args describe, and print what the whole of it would take, as one
     line `timed: JSON`: seconds of steps and of the evaluations between them; low and high, if all steps took as long
     as the faster and as the slower half; steps; step, evaluation in seconds; measuring, what this took. Writes nothing.
 
-    The first quarter of the steps warms up and does not count. prepared, penalty: as in train and fit.
+    The first quarter of the steps warms up and does not count. prepared, penalty, settle: as in train and fit.
     """
     data, network, described = prepared or prepare(args, device)
     network = network.to(device)
@@ -312,6 +334,10 @@ def time_run(args, device, prepared=None, penalty=None):
     mean, low, high = (math.fsum(part) / max(len(part), 1) for part in (took, took[:half], took[-half:]))
     curves = [images for images in (data.val, data.test) if len(images)]
     evaluation = sum(evaluation_seconds(network, images, described["preprocessing"], args.eval_bs) for images in curves)
+    if settle is not None:
+        evaluation -= time.monotonic()
+        settle(network)
+        evaluation += time.monotonic()
     points = max(1, math.ceil(args.epochs / args.eval_every)) if args.eval_every else 1
     steps = args.epochs * steps_per_epoch(len(data.train), args.bs)
     said = {"seconds": steps * mean, "low": steps * low, "high": steps * high}
@@ -540,14 +566,45 @@ def learning_rate(args, step, steps):
         return args.lr * 0.5 ** sum(step >= e * steps for e in cli.DROPS[args.scheduler])
     done = (step - warm) / max(last - warm, 1)
     if args.scheduler == "cyclic":  # Huang et al. 2017, equation 2; whole numbers, so that a cycle begins at its step
-        done = (step - warm) * args.cycles % (last - warm) / (last - warm)
-    if args.scheduler in ("cosine", "cyclic"):
-        return args.lr * 0.5 * (1 + math.cos(math.pi * done))
-    return args.lr * (1 - done)  # linear_decay
+        return args.lr * cosine((step - warm) * args.cycles % (last - warm) / (last - warm))
+    if args.scheduler == "cosine":
+        return args.lr * cosine(done)
+    if args.scheduler == "linear_decay":
+        return args.lr * (1 - done)
+    if args.scheduler == "swa_constant":  # Izmailov et al. 2018: linear from lr to swa_lr between 1/2 and 9/10
+        return args.lr + (args.swa_lr - args.lr) * min(max((step / last - 0.5) / 0.4, 0), 1)
+    first = args.swa_start * last  # swa_cyclic, fge: a cosine to 0, then cycles from swa_lr
+    if step < first:
+        return args.lr * cosine((step - warm) / max(first - warm, 1))
+    cycle = args.cycles * (step - first) / max(last - first, 1) % 1
+    if args.scheduler == "swa_cyclic":
+        return args.swa_lr * cosine(cycle)
+    return args.swa_lr * (0.01 + 0.99 * abs(1 - 2 * cycle))  # Garipov et al. 2018, equation 10: down and up again
 
 
-def snapshot_epochs(text, epochs):
-    """The epochs whose weights are kept: "" none, "all", "every=K", or a list; 0 is before the first step."""
+def cosine(done):
+    """From 1 at the beginning of a cycle to 0 at its end."""
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def cycle_epochs(args):
+    """The epochs, whole ones, after which the weights of a schedule's cycles are kept: the ends of cosine cycles (with
+    swa_cyclic that of its first decay too), the middles of fge's; of other schedules cycles + 1 from swa_start on."""
+    begins = args.warmup if args.scheduler == "cyclic" else args.swa_start * args.epochs
+    first = {"fge": 0.5, "cyclic": 1}.get(args.scheduler, 0)
+    count = args.cycles + (first == 0)
+    found = [round(begins + (first + i) * (args.epochs - begins) / args.cycles) for i in range(count)]
+    if len(set(found)) < count or min(found) < 1:
+        raise UsageError(f"--cycles {args.cycles}: --epochs {args.epochs} are too few, each cycle needs one of its own")
+    return found
+
+
+def snapshot_epochs(args):
+    """The epochs whose weights are kept: "" none, "all", "every=K", "cycles" (cycle_epochs), or a list; 0 is before the
+    first step."""
+    text, epochs = args.snapshots, args.epochs
+    if text == "cycles":
+        return set(cycle_epochs(args))
     if text == "all":
         return set(range(epochs + 1))
     try:
@@ -555,4 +612,5 @@ def snapshot_epochs(text, epochs):
             return set(range(0, epochs + 1, int(text.removeprefix("every="))))
         return {int(e) for e in text.split(",") if e}
     except ValueError:
-        raise UsageError(f"--snapshots {text}: epochs such as 0,1,10, 'all' or 'every=5' are expected") from None
+        raise UsageError(f"--snapshots {text}: epochs such as 0,1,10, 'all', 'every=5' or 'cycles' are "
+                         "expected") from None

@@ -89,6 +89,10 @@ MODELS = {
     "resnet44": _resnet_cifar(44),
     "resnet56": _resnet_cifar(56),
     "resnet110": _resnet_cifar(110),
+    "resnet20_proj": Entry(
+        "resnet_cifar:resnet_proj", ("cifar_resnet_20",), "width", {"depth": 20}, min_size=4,
+        note="as resnet20 with 1x1 convolutions for shortcuts, no last bias; width: channels of the first stage (16)",
+    ),
     "vgg11_bn": _vgg(11),
     "vgg13_bn": _vgg(13),
     "vgg16_bn": _vgg(16),
@@ -96,6 +100,10 @@ MODELS = {
     "wrn-28-10": _wide(28, 10, "WideResNet", "WideResNet_10"),
     "wrn-28-20": _wide(28, 20, "WideResNet_20"),
     "wrn-28-30": _wide(28, 30, "WideResNet_30"),
+    "wide_resnet50_2": Entry(
+        "torchvision_models:wide_resnet50", (), "widen_factor", {"widen_factor": 2}, min_size=32,
+        note="torchvision's, ImageNet stem; width: the widening factor of its bottlenecks (2)",
+    ),
     "densenet121": Entry(
         "densenet:densenet121", ("DenseNet", "densenet", "DenseNet121"), "growth_rate", min_size=8,
         note="Huang et al. 2017, bottleneck and compression; width: the growth rate (32)",

@@ -30,6 +30,7 @@ def add_flags(parser, towards):
                    help="run folders, or DIR/<architecture>/*.pth; or one of them")
     g.add_argument("--which", default="model", choices=("model", "best"),
                    help="of a run: the last weights, or the best on its validation set")
+    cli.add_point(g)
     g.add_argument("--group_by", default="net,width", metavar="KEY,KEY,…", help="the settings that make a group")
     cli.add_select(g)
     g = parser.group("images", named=True)
@@ -78,7 +79,8 @@ def settings(args, sources, *more):
         raise UsageError(f"the networks were trained on different data sets ({', '.join(sorted(map(str, sets)))}): "
                          "measure those of one, in a folder of their own")
     out = {k: getattr(args, k, False) for k in CHOICE} | {k: getattr(args, k) for k in more}
-    out |= {"dataset": sets.pop(), "which": args.which, **maps.foreign_settings(args, sources)}
+    out |= {"dataset": sets.pop(), "which": args.which, **maps.point_settings(args),
+            **maps.foreign_settings(args, sources)}
     labels = [maps.labels_of(s.config) for s in sources]
     alike = all(found == labels[0] for found in labels) and not any(s.foreign for s in sources)
     out["given_labels"] = labels[0] if alike and "train" in (args.split, args.partner_split) else None

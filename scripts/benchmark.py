@@ -24,7 +24,7 @@ from landscape import cli, runs  # noqa: E402
 from landscape.errors import ContentError, UsageError  # noqa: E402
 
 # Each holds ROWS: name -> function of a Bench.
-MODULES = ("scripts.bench_training", "regions.bench", "double_descent.bench", "ensembles.bench")
+MODULES = ("scripts.bench_training", "regions.bench", "double_descent.bench", "ensembles.bench", "subspaces.bench")
 
 LESS = ("MB", "s")  # units of which little is good
 

@@ -13,6 +13,42 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix, jaccard_score
 
 from landscape import metrics
 
+
+def test_debiasing_takes_off_what_few_examples_add():
+    """Of a network that is calibrated by construction the error is 0; of one with a large gap it stays what it is."""
+    rng = np.random.default_rng(0)
+    plain, debiased = [], []
+    for _ in range(40):
+        confidence = rng.uniform(0.55, 0.95, 300)
+        probs = np.stack([confidence, 1 - confidence], 1)
+        labels = (rng.uniform(size=300) > confidence).astype(int)
+        plain.append(metrics.ece(probs, labels, 20))
+        debiased.append(metrics.ece_debiased(probs, labels, 20))
+    # Two gaps of spread s: E|N(0, s)| = 0.80 s is what the error is too large by, and 2 * 0.80 s - 1.13 s is left.
+    assert np.mean(plain) > 0.04 and 0.45 < np.mean(debiased) / np.mean(plain) < 0.75
+    sure = np.tile([0.9, 0.1], (400, 1))
+    wrong = (np.arange(400) % 2).astype(int)
+    assert np.isclose(metrics.ece_debiased(sure, wrong, 20), 0.4) and np.isclose(metrics.ece(sure, wrong, 20), 0.4)
+    assert metrics.ece_debiased(np.tile([1.0, 0.0], (5, 1)), np.ones(5, dtype=int)) == 1
+
+
+def test_the_mean_of_a_folded_normal_is_what_is_taken_off():
+    probs = np.tile([0.7, 0.3], (50, 1))
+    labels = (np.arange(50) >= 38).astype(int)  # 76 % right at a confidence of 70 %: a gap of 0.06
+    spread = np.sqrt(0.76 * 0.24 / 50)
+    drawn = np.abs(np.random.default_rng(0).normal(0.06, spread, 400_000)).mean()
+    assert np.isclose(metrics.ece_debiased(probs, labels), 2 * 0.06 - drawn, atol=3e-4)
+
+
+def test_total_variation_against_a_loop():
+    a, b = (metrics.softmax(drawn(seed)[0]) for seed in (0, 1))
+    assert np.isclose(metrics.total_variation(a, b), np.mean([abs(p - q).sum() / 2 for p, q in zip(a, b)]))
+    assert metrics.total_variation(a, a) == 0
+    assert metrics.total_variation(np.eye(3), np.roll(np.eye(3), 1, 0)) == 1
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.total_variation(a, b[:5])
+
+
 MAPS = hnp.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 80)),
                   elements=st.integers(0, 4))  # fmt: skip
 

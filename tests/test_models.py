@@ -44,6 +44,7 @@ PARAMETERS = {  # at 10 classes, 3 channels, 32x32 (or the only size)
     "resnet18k": 11_171_146,
     "resnet20": 269_722,
     "resnet20v1": 571_114,
+    "resnet20_proj": 272_464,  # learning-subspaces' cifar_resnet_20
     "resnet32": 464_154,
     "resnet34": 21_282_122,
     "resnet44": 658_586,
@@ -58,6 +59,7 @@ PARAMETERS = {  # at 10 classes, 3 channels, 32x32 (or the only size)
     "vit_npt_interpolate": 21_669_514,
     "vit_pt": 21_669_514,
     "vit_pt_interpolate": 21_669_514,
+    "wide_resnet50_2": 66_854_730,  # 68,883,240 at 1000 classes, torchvision's documentation
     "wrn-28-10": 36_479_194,
     "wrn-28-20": 145_815_514,
     "wrn-28-30": 328_009_434,

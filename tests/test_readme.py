@@ -43,6 +43,10 @@ def workspace(tmp_path, monkeypatch):
     for number in range(2):  # of the bundled digits, which --smoke puts in the place of every set
         weights = models.build("resnet20", 10, in_channels=1, image_size=8).state_dict()
         torch.save(weights, tmp_path / f"checkpoints/resnet20/{number}.pth")
+    line = dict(models.build("resnet20_proj", 10, in_channels=1, image_size=8).named_parameters())
+    state = {f"{k}{n}": w.detach() for k, w in line.items() for n in ("", "1")}  # both vertices, their way
+    state |= dict(models.build("resnet20_proj", 10, in_channels=1, image_size=8).named_buffers())
+    torch.save({"state_dicts": [state]}, tmp_path / "epoch_160_iter_62560.pt")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(sys.modules, "wandb", None)  # its absence stops nothing; tests/test_runs.py reads one back
@@ -65,9 +69,12 @@ def run(command):
         argv = ["verify", "digits"] if argv[1] in module.DATASETS else argv
     elif name == "scripts.sweep":
         argv = ["plan", *argv[1:], "--smoke"]
-    elif name in ("regions.plot", "double_descent.plot"):
+    elif name in ("regions.plot", "double_descent.plot", "subspaces.plot"):
         argv = [a.replace("runs/", "runs/smoke/") for a in argv]
-    elif name in ("main", "save_preds", "calculate_iou") or name.startswith(("regions.", "double_descent.")):
+    elif name == "subspaces.convert":
+        argv = [*argv, "--dataset", "digits", "--normalize", "dataset"]
+    elif name in ("main", "save_preds", "calculate_iou") or name.startswith(("regions.", "double_descent.",
+                                                                             "subspaces.")):
         argv = [*argv, "--smoke"]
     return module.main(argv) or 0
 
@@ -114,7 +121,7 @@ def test_the_file_tree_is_the_tree():
     named = {str(p.relative_to(ROOT)) for name in tree() for p in ROOT.glob(name)}
     # Two that stand in the remarks on their neighbours.
     named |= {"scripts/bench_training.py", "scripts/fig.sh", "regions/images.py"}
-    here = [*ROOT.glob("*.py"), *(p for d in ("landscape", "regions", "double_descent", "scripts")
+    here = [*ROOT.glob("*.py"), *(p for d in ("landscape", "regions", "double_descent", "subspaces", "scripts")
                                   for e in ("py", "sh") for p in ROOT.glob(f"{d}/*.{e}"))]  # fmt: skip
     here += [p.parent for p in ROOT.glob("*/*.py")]
     unsaid = {str(p.relative_to(ROOT)) for p in here if p.name != "__init__.py" and p.name[0] != "."} - named
@@ -131,8 +138,8 @@ def test_the_flags_it_names_exist_and_those_left_out_do_not():
     left_out = r"\*Left out\*:.*?\n\n"
     known = {"--flag", "--mirror", "--num_classes", "--jobs", "--columns"}  # of landscape.data, models, sweep, results
     known |= {"--scale", "--superposition"}  # of the fig_*.sh
-    studied = [f"{study}.{p.stem}" for study in ("regions", "double_descent") for p in ROOT.glob(f"{study}/*.py")
-               if "def make_parser" in p.read_text()]
+    studied = [f"{study}.{p.stem}" for study in ("regions", "double_descent", "subspaces")
+               for p in ROOT.glob(f"{study}/*.py") if "def make_parser" in p.read_text()]
     for name in ("main", "save_preds", "calculate_iou", "scripts.sweep", "scripts.benchmark", *studied):
         actions = importlib.import_module(name).make_parser()._actions
         known |= {flag for action in actions for flag in action.option_strings}

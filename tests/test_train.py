@@ -4,6 +4,7 @@ import json
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -172,6 +173,21 @@ def test_adams_epsilon_reaches_the_optimiser_and_the_name(tmp_path):
         assert train.make_optimiser(torch.nn.Linear(1, 1), settings(tmp_path, opt=opt)).param_groups[0]["eps"] == 1e-8
     with pytest.raises(UsageError, match="above 0"):
         settings(tmp_path, adam_eps=0)
+def test_schedules_of_averages_and_snapshots_fit_any_number_of_epochs():
+    """Izmailov et al. 2018, Huang et al. 2017, Garipov et al. 2018; steps of a tenth of an epoch."""
+    for epochs, cycles in ((20, 2), (100, 3), (160, 5)):
+        of = {"swa_lr": 0.5, "swa_start": 0.75, "cycles": cycles}
+        first = round(7.5 * epochs)
+        r = rates("swa_constant", epochs, **of)
+        assert (r[:5 * epochs] == 1).all() and np.allclose(r[7 * epochs], 0.75) and np.allclose(r[9 * epochs:], 0.5)
+        r = rates("swa_cyclic", epochs, **of)
+        restarts = np.flatnonzero(np.diff(r) > 0) + 1
+        assert len(restarts) == cycles and restarts[0] == first and np.allclose(r[restarts], 0.5, atol=0.01)
+        assert r[0] == 1 and (r[restarts - 1] < 0.01).all() and r[-1] < 0.01
+        r = rates("fge", epochs, **of)
+        assert np.allclose(r[first], 0.5)
+        low = first + (np.arange(cycles) + 0.5) * (10 * epochs - first) / cycles
+        assert np.allclose(r[np.round(low).astype(int)], 0.005, atol=0.05) and r[-1] > 0.3
 
 
 def test_warmup_rises_to_the_full_rate_and_then_the_schedule_begins():
@@ -189,12 +205,22 @@ def test_a_lone_last_image_is_left_out():
 
 
 def test_snapshot_epochs_in_words():
-    assert train.snapshot_epochs("", 5) == set()
-    assert train.snapshot_epochs("all", 2) == {0, 1, 2}
-    assert train.snapshot_epochs("every=2", 5) == {0, 2, 4}
-    assert train.snapshot_epochs("0,3", 5) == {0, 3}
+    def kept(text, epochs, **more):
+        return train.snapshot_epochs(SimpleNamespace(snapshots=text, epochs=epochs, **more))
+
+    assert kept("", 5) == set()
+    assert kept("all", 2) == {0, 1, 2}
+    assert kept("every=2", 5) == {0, 2, 4}
+    assert kept("0,3", 5) == {0, 3}
+    cycles = {"cycles": 2, "swa_start": 0.75, "warmup": 5.0}
+    assert kept("cycles", 160, scheduler="swa_cyclic", **cycles) == {120, 140, 160}
+    assert kept("cycles", 300, scheduler="swa_constant", **cycles) == {225, 262, 300}
+    assert kept("cycles", 160, scheduler="fge", **cycles) == {130, 150}
+    assert kept("cycles", 105, scheduler="cyclic", **cycles) == {55, 105}
+    with pytest.raises(UsageError, match="too few"):
+        kept("cycles", 6, scheduler="swa_cyclic", **{**cycles, "cycles": 3})
     with pytest.raises(UsageError, match="every=5"):
-        train.snapshot_epochs("often", 5)
+        kept("often", 5)
 
 
 # ---- what is written -----------------------------------------------------------------------------------------------

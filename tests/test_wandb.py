@@ -22,6 +22,8 @@ from ensembles import similarity
 from ensembles import train as training
 from landscape import runs, wandb_sink
 from regions import animate, ball, converge, fragmentation, margins, skips
+from subspaces import evaluate as subspace_evaluate
+from subspaces import train as subspace_train
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--net", "mlp", "--width", "16", "--dataset", "digits", "--train_size", "200", "--epochs", "2", "--bs", "50",
@@ -227,6 +229,22 @@ def test_members_and_what_was_measured_of_them_arrive(tmp_path, capsys):
         assert len(drawn) >= 5 and all(sent.pictures(p) for p in drawn)
         assert sent.ids == {json.loads((home / "meta.json").read_text())["wandb_id"]}
     assert "wandb " not in capsys.readouterr().err
+
+
+def test_the_curves_the_table_and_the_figure_of_subspaces_arrive(tmp_path, capsys):
+    log = ["--runs", str(tmp_path), "--device", "cpu", "--threads", "1", "--active_log", "--wandb_mode", "offline"]
+    tiny = ["--net", "mlp", "--width", "8", "--dataset", "digits", "--train_size", "100", "--epochs", "2", "--bs", "50"]
+    assert subspace_train.main([*tiny, *log]) == 0
+    (line,) = (tmp_path / "subspaces").glob("digits_mlp*")
+    sent, lines = Sent(line), runs.read_metrics(line)
+    assert sent.value("test_accuracy") == [r["test_accuracy"] for r in lines] and sent.pictures("curves")
+    assert subspace_evaluate.main(["--load_net", str(tmp_path / "subspaces"), "--positions", "3", *log]) == 0
+    (home,) = (tmp_path / "subspaces").glob("measured_*")
+    sent = Sent(home)
+    (table,) = sent.tables("subspaces")
+    held = runs.read_json(home / "results.json")["table"]
+    assert table["columns"] == list(held[0]) and len(table["data"]) == len(held)
+    assert sent.pictures("along") and "wandb " not in capsys.readouterr().err
 
 
 def test_the_animation_arrives_in_the_wandb_run_of_its_training(measured, capsys):

@@ -1,0 +1,162 @@
+"""What Wortsman et al. 2021 claim of learned subspaces, judged on the results of subspaces.evaluate.
+
+    python -m subspaces.claims runs/subspaces
+
+Of several results the one with most runs counts, without corruptions. Everything is paired over seeds: a difference is
+of runs that share initial weights (the line's first vertex), data order and data. The thresholds were written down
+before the numbers. Writes results/subspaces/claims.json, which python -m landscape.claims renders.
+"""
+
+from pathlib import Path
+
+from landscape import claims, cli, results, runs
+from landscape.claims import Claim, judge
+from landscape.errors import FileProblem
+
+PAPER = "Wortsman et al. 2021"
+POINT = 0.01  # of accuracy: "within one point"
+COMMAND = "bash scripts/fig_subspaces.sh"
+PLAIN = {"granularity": "network", "beta": 1.0, "samples": 1, "label_smoothing": 0.0, "dropout": 0.0,
+         "ema": 0.0}
+
+
+def make_parser():
+    parser = cli.Parser("python -m subspaces.claims", __doc__)
+    parser.add_argument("folder", metavar="RUNS", help="the folder of the study's runs")
+    parser.add_argument("--out", default="results/subspaces/claims.json", metavar="FILE")
+    return parser
+
+
+def main(argv=None):
+    args = cli.resolve(make_parser().settings(argv))
+    found = newest(args.folder)
+    made = judged(found)
+    if not made:
+        raise FileProblem(f"{args.folder}: the results hold no line beside standard networks of the same seeds")
+    claims.write(Path(args.out), made)
+    for c in made:
+        interval = "" if c.low is None else f" [{c.low:.3g}, {c.high:.3g}]"
+        print(f"{c.verdict:<12} {c.id}: {c.value:.3g}{interval} ({c.statement})")
+    print(f"claims: {args.out}")
+    return 0
+
+
+def newest(folder):
+    """The results of subspaces.evaluate with most runs, among those of clean images."""
+    held = [runs.read_json(f) for f in sorted(Path(folder).rglob("results.json")) if (f.parent / "done").exists()]
+    held = [h for h in held if h.get("kind") == "subspaces" and not h["corruption"]]
+    if not held:
+        raise FileProblem(f"{folder} holds no results of subspaces.evaluate: run it first")
+    return max(held, key=lambda h: len(h["runs"]))
+
+
+# ---- runs ----------------------------------------------------------------------------------------------------------
+
+def chosen(found, **wanted):
+    """{seed: row} of the runs with these settings, the published ones where nothing is said; those of fewest epochs,
+    and of each seed one."""
+    wanted = {**PLAIN, "noise_rate": 0.0, "scheduler": "cosine", **wanted}
+    if wanted["family"] == "standard":
+        wanted = {k: v for k, v in wanted.items() if k not in ("granularity", "beta", "samples")}
+    rows = [r for r in found["runs"] if all(r.get(k) == v for k, v in wanted.items())]
+    least = min((r["epochs"] for r in rows), default=0)
+    return {r["init_seed"]: r for r in rows if r["epochs"] == least}
+
+
+def of_kind(row, kind):
+    return [p for p in row["points"] if p["kind"] == kind]
+
+
+def middle(row):
+    return min(of_kind(row, "path"), key=lambda p: abs(p["t"] - 0.5))
+
+
+def paired(a, b, value_a, value_b):
+    """{seed: value_a of a's row less value_b of b's} over the seeds that both have."""
+    return {s: value_a(a[s]) - value_b(b[s]) for s in a.keys() & b.keys()}
+
+
+def pair_of(found, standard):
+    """{seed: mean accuracy of the ensembles of that standard network with each of the others}."""
+    places = {found["runs"].index(row): seed for seed, row in standard.items()}
+    out = {}
+    for p in found["independent"]:
+        if p["a"] in places and p["b"] in places:
+            for n in (p["a"], p["b"]):
+                out.setdefault(places[n], []).append(p["accuracy_probability"])
+    return {seed: sum(values) / len(values) for seed, values in out.items()}
+
+
+# ---- claims --------------------------------------------------------------------------------------------------------
+
+def judged(found):
+    line, standard = chosen(found, family="line"), chosen(found, family="standard")
+    averaged = chosen(found, family="standard", scheduler="swa_cyclic")
+    rate = max((r["noise_rate"] for r in found["runs"] if r["noise_rate"]), default=None)
+
+    def model(key):
+        return lambda row: of_kind(row, "model")[0][key]
+
+    def swa(key):
+        return lambda row: of_kind(row, "swa")[0][key]
+
+    def midpoint(key):
+        return lambda row: middle(row)[key]
+
+    averaged = {s: r for s, r in averaged.items() if of_kind(r, "swa")}
+    two = pair_of(found, standard)
+    at = {s: mirrored(row, 0.2) for s, row in line.items()}
+    out = [
+        claim("flat", "Figure 4", "every network along the line is within one point of accuracy of standard training",
+              paired(line, standard, lambda r: min(p["accuracy"] for p in of_kind(r, "path")), model("accuracy")),
+              -POINT, "above", "the worst of the line's points less the standard network"),
+        claim("midpoint-accuracy", "Figure 4", "the midpoint is more accurate than standard training",
+              paired(line, standard, midpoint("accuracy"), model("accuracy")), 0, "above", "difference of accuracies"),
+        claim("midpoint-ece", "Section 4.3", "the midpoint is better calibrated than standard training",
+              paired(line, standard, midpoint("ece"), model("ece")), 0, "below", "difference of ECE, 20 bins"),
+        claim("midpoint-swa-accuracy", "abstract", "the midpoint is more accurate than stochastic weight averaging",
+              paired(line, averaged, midpoint("accuracy"), swa("accuracy")), 0, "above",
+              "difference of accuracies; SWA of the cyclic schedule, the same epochs in all"),
+        claim("midpoint-swa-ece", "Section 4.3", "the midpoint is better calibrated than stochastic weight averaging",
+              paired(line, averaged, midpoint("ece"), swa("ece")), 0, "below", "difference of ECE, 20 bins"),
+        claim("ensemble", "abstract, figure 4", "the ensemble of two points of one line comes within one point of "
+              "accuracy of the ensemble of two independent networks",
+              {s: at[s]["accuracy_probability"] - two[s] for s in at.keys() & two.keys() if at[s]}, -POINT, "above",
+              "points 0.2 and 0.8; mean of probabilities; of each seed's network with each of the others"),
+        claim("ensemble-midpoint", "figure 4", "the ensemble of two points of one line is more accurate than its "
+              "midpoint", {s: at[s]["accuracy_probability"] - middle(line[s])["accuracy"] for s in at if at[s]}, 0,
+              "above", "points 0.2 and 0.8"),
+        claim("diversity", "beyond the paper", "disagreement grows with the distance along the line",
+              {s: r["growth"]["disagreement"] for s, r in line.items() if r["growth"]}, 0, "above",
+              "rank correlation over all pairs of points"),
+        claim("regulariser", "Section 3", "the regulariser keeps the ends apart: without it their squared cosine is "
+              "larger", paired(chosen(found, family="line", beta=0.0), line, lambda r: r["squared_cosines"][0],
+                               lambda r: r["squared_cosines"][0]), 0, "above",
+              "squared cosine of the ends' matrices at the end of training, beta 0 less beta 1"),
+    ]
+    if rate:
+        noisy = {"noise_rate": rate}
+        out.append(claim(
+            "noise", "Section 4.4", "the midpoint is more robust to label noise than standard training",
+            paired(chosen(found, family="line", **noisy), chosen(found, family="standard", **noisy),
+                   midpoint("accuracy"), model("accuracy")), 0, "above",
+            f"difference of accuracies on clean test labels, {rate:.0%} of the training labels drawn anew"))
+    return [c for c in out if c is not None]
+
+
+def mirrored(row, t):
+    near = [m for m in row["mirrored"] if abs(m["t"] - t) < 1e-6]
+    return near[0] if near else None
+
+
+def claim(name, figure, statement, values, threshold, direction, protocol):
+    """A Claim on numbers {seed: value}, or None without any. The paper's own numbers stand only in its figures."""
+    if not values:
+        return None
+    value, low, high = results.bootstrap([values[s] for s in sorted(values)])
+    return Claim(f"subspaces:{name}", PAPER, figure, statement, value, low, high, len(values), None,
+                 f"{protocol}; paired over {len(values)} seeds", judge(low, high, threshold, direction), COMMAND)
+
+
+if __name__ == "__main__":
+    cli.run(main)

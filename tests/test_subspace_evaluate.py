@@ -1,0 +1,293 @@
+"""Points of subspaces and of snapshots: logits against one network at a time, ensembles and features against loops."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from landscape import data, evaluate, metrics, runs, seeding, subspace, train, weights
+from landscape.errors import ContentError, FileProblem, UsageError
+from subspaces import corrupt, plot, points
+from subspaces import evaluate as measure
+from subspaces import train as learn
+
+torch.set_num_threads(1)
+TINY = ["--dataset", "digits", "--net", "resnet20", "--width", "2", "--train_size", "144", "--epochs", "3", "--bs",
+        "48", "--precision", "fp32", "--device", "cpu", "--threads", "1", "--lr", "0.05", "--bn_images", "100",
+        "--eval_every", "0"]  # fmt: skip
+LOOK = ["--device", "cpu", "--threads", "1", "--bn_images", "100", "--positions", "5", "--random", "2"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two lines, a simplex, and two standard networks with snapshots."""
+    root = tmp_path_factory.mktemp("runs")
+    for more in (["--seed", "1"], ["--seed", "2"], ["--family", "simplex", "--vertices", "3"],
+                 *(["--family", "standard", "--snapshots", "all", "--seed", s] for s in "12")):
+        assert learn.main([*TINY, *more, "--runs", str(root)]) == 0
+    return root
+
+
+def measured(root, *more):
+    argv = ["--load_net", str(root / "subspaces"), "--runs", str(root), *LOOK, *more]
+    assert measure.main(argv) == 0
+    newest = max(root.glob("subspaces/measured_*/results.json"), key=lambda f: f.stat().st_mtime)
+    return newest.parent, runs.read_json(newest)
+
+
+@pytest.fixture(scope="module")
+def found(root):
+    return measured(root)
+
+
+def of(found, **wanted):
+    return [r for r in found["runs"] if all(r[k] == v for k, v in wanted.items())]
+
+
+def test_each_point_says_what_its_network_says_alone(root, found):
+    row = of(found[1], family="line", init_seed=1)[0]
+    (file,) = runs.Path(row["path"]).glob("arrays/points-*.npz")
+    arrays = runs.read_arrays(file)
+    assert arrays["names"].tolist() == ["t=0", "t=0.25", "t=0.5", "t=0.75", "t=1"]
+    config = runs.run_source(runs.Path(row["path"]), ["net"]).config
+    images = train.make_data(learn.argparse.Namespace(**config))
+    for n, point in enumerate(("vertex=0", "t=0.25", "centre", "t=0.75", "vertex=1")):
+        held = runs.load(row["path"], point=point)
+        evaluate.reestimate_bn(held.network, images.train, held.preprocessing, rows=train.some_rows(images.train, 100))
+        said = evaluate.logits(held.network, images.test, held.preprocessing)
+        assert np.allclose(arrays["logits"][n], said.numpy(), atol=2e-4)
+    assert row["points"][2]["accuracy"] == metrics.accuracy(arrays["logits"][2], arrays["labels"])
+
+
+def test_mirrored_pairs_meet_at_the_midpoint(found):
+    for row in of(found[1], family="line"):
+        middle, ends = row["mirrored"][2], row["mirrored"][0]
+        assert middle["t"] == 0.5 and middle["disagreement"] == 0 and middle["total_variation"] == 0
+        assert np.isclose(middle["cosine"], 1) and ends["cosine"] < 0.9999
+        assert middle["accuracy_logit"] == middle["accuracy_probability"] == row["points"][2]["accuracy"]
+        assert ends["disagreement"] == row["mirrored"][-1]["disagreement"] > 0
+        assert -1 <= row["growth"]["disagreement"] <= 1
+        assert len(row["vertex_distance"]) == 2 and row["vertex_distance"][0][1] > 1
+
+
+def test_a_simplex_has_vertices_centre_and_random_points(found):
+    (row,) = of(found[1], family="simplex")
+    assert [p["kind"] for p in row["points"]] == ["vertex"] * 3 + ["centre"] + ["random"] * 2
+    assert {(e["kind"], e["members"]) for e in row["ensembles"]} == {("vertex", 3), ("random", 2)}
+
+
+def test_the_best_epoch_of_a_curve_is_noted(found):
+    row = found[1]["runs"][0]
+    curve = [r for r in runs.read_metrics(row["path"]) if "test_accuracy" in r]
+    assert row["early_stopping"] is None and not curve  # --eval_every 0: no curve
+    source = runs.run_source(runs.Path(row["path"]), ["net"])
+    before = (source.path / "metrics.jsonl").read_bytes()
+    lines = ['{"epoch": 1, "test_accuracy": 0.4}', '{"epoch": 2, "test_accuracy": 0.3}']
+    (source.path / "metrics.jsonl").write_text("\n".join(lines))
+    assert measure.early_stopping(source) == {"epoch": 1, "test_accuracy": 0.4}
+    runs.write_bytes(source.path / "metrics.jsonl", before)
+
+
+def test_two_standard_networks_are_an_independent_ensemble(found):
+    (pair,) = found[1]["independent"]
+    a, b = (runs.read_arrays(next(runs.Path(found[1]["runs"][pair[k]]["path"]).glob("arrays/points-*.npz")))
+            for k in "ab")
+    both = metrics.softmax(a["logits"][0]) + metrics.softmax(b["logits"][0])
+    assert pair["accuracy_probability"] == (both.argmax(1) == a["labels"]).mean()
+    both = a["logits"][0] + b["logits"][0]
+    assert pair["accuracy_logit"] == (both.argmax(1) == a["labels"]).mean()
+    assert pair["disagreement"] == (a["logits"][0].argmax(1) != b["logits"][0].argmax(1)).mean()
+
+
+def test_tables_figures_and_what_is_kept(root, found):
+    folder, held = found
+    assert {(r["point"], r["runs"]) for r in held["table"] if r["group"].startswith("family=line")} == {
+        ("ends", 2), ("midpoint", 2), ("worst", 2)}
+    assert all(0 <= r["ece_debiased"] <= r["ece"] <= 1 and 0 <= r["accuracy_low"] for r in held["table"]
+               if r["accuracy_low"] is not None)
+    assert (folder / "figures/along.png").exists() and (folder / "subspaces.csv").exists()
+    files = sorted(root.glob("subspaces/*/arrays/points-*.npz"))
+    before = [f.stat().st_mtime_ns for f in files]
+    measured(root)
+    assert [f.stat().st_mtime_ns for f in files] == before  # logits are kept
+    assert plot.main([str(folder), "--formats", "svg"]) == 0 and (folder / "figures/along.svg").exists()
+    assert {"simplexes", "noise"} <= plot.figures({**held, "runs": [
+        *held["runs"], *({**r, "vertices": 4, "noise_rate": 0.2} for r in held["runs"])]}).keys()
+
+
+def test_methods_of_snapshots(root):
+    _, held = measured(root, "--select", "family=standard", "--methods", ",".join(measure.METHODS))
+    kinds = [p["kind"] for p in held["runs"][0]["points"]]
+    assert {k: kinds.count(k) for k in dict.fromkeys(kinds)} == {
+        "model": 1, "swa": 1, "snapshots": 4, "line": 5, "endpoints": 4, "random": 2, "random_module": 2,
+        "random_weight": 2, "swag": 2}
+    assert ("snapshots", 4) in {(e["kind"], e["members"]) for e in held["runs"][0]["ensembles"]}
+
+
+def test_corrupted_images(root):
+    clean = measured(root, "--select", "family=line")[1]
+    bad = measured(root, "--select", "family=line", "--corruption", "noise:5")[1]
+    assert bad["corruption"] == "noise:5"
+    assert bad["runs"][0]["points"][2]["nll"] != clean["runs"][0]["points"][2]["nll"]
+
+
+@pytest.mark.parametrize("kind", corrupt.KINDS)
+def test_each_corruption_hurts_more_at_higher_severity(kind):
+    image = (np.indices((16, 16)).sum(0) * 8 % 256).astype(np.uint8)
+    store = torch.from_numpy(np.stack([np.stack([image, 255 - image, image // 2], 2)] * 3))
+    clean = data.Images(store, torch.arange(3))
+    apart = []
+    for severity in (1, 5):
+        made = corrupt.images(clean, f"{kind}:{severity}")
+        assert made.images.dtype == torch.uint8 and made.images.shape == store.shape
+        assert torch.equal(made.labels, clean.labels)
+        assert torch.equal(corrupt.images(clean, f"{kind}:{severity}").images, made.images)  # one draw for all networks
+        apart.append((made.images.float() - store.float()).square().mean())
+    assert 0 < apart[0] < apart[1]
+
+
+# ---- points of snapshots -------------------------------------------------------------------------------------------
+
+def some(count):
+    out = []
+    for k in range(count):
+        with seeding.fork(0, "some", k):
+            network = models.build("mlp", 3, in_channels=1, image_size=2, width=4)
+        out.append({n: p.detach() for n, p in network.named_parameters()})
+    return network, out
+
+
+def made(methods, vertices, network, **settings):
+    args = learn.argparse.Namespace(**{"point_seed": 1, "share": 0.5, "random": 3, "ts": [0, 0.5, 1], **settings})
+    held = {**network.state_dict(), **vertices[-1]}
+    return points.of_snapshots(network, held, vertices, methods, args)
+
+
+def test_averages_are_what_they_say():
+    network, vertices = some(3)
+    (swa,) = made(["swa"], vertices, network)
+    assert torch.allclose(swa.weights["fc1.weight"], sum(v["fc1.weight"] for v in vertices) / 3, atol=1e-6)
+    ends = made(["endpoints"], vertices, network, share=0.7)
+    wanted = 0.7 * vertices[1]["fc2.bias"] + 0.15 * (vertices[0]["fc2.bias"] + vertices[2]["fc2.bias"])
+    assert torch.allclose(ends[1].weights["fc2.bias"], wanted, atol=1e-6)
+    line = made(["line"], vertices, network)
+    assert torch.equal(line[0].weights["fc1.weight"], vertices[0]["fc1.weight"])
+    assert torch.equal(line[2].weights["fc1.weight"], vertices[2]["fc1.weight"])
+
+
+def shares(point, vertices, name):
+    """The coefficients of the vertices in one tensor of a point, by least squares."""
+    basis = torch.stack([v[name].flatten() for v in vertices], 1)
+    return torch.linalg.lstsq(basis, point.weights[name].flatten()).solution
+
+
+def test_random_averages_by_network_by_module_and_by_weight():
+    network, vertices = some(3)
+    whole, module, weight = (made([m], vertices, network)[0] for m in ("random", "random_module", "random_weight"))
+    names = ("fc1.weight", "fc1.bias", "fc2.weight")
+    a, b, c = (shares(whole, vertices, n) for n in names)
+    assert torch.allclose(a, b, atol=1e-3) and torch.allclose(a, c, atol=1e-3) and abs(a.sum() - 1) < 1e-3
+    a, b, c = (shares(module, vertices, n) for n in names)
+    assert torch.allclose(a, b, atol=1e-3) and not torch.allclose(a, c, atol=1e-2)
+    low, high = (torch.stack([v["fc2.weight"] for v in vertices]).aminmax(dim=0))
+    assert ((weight.weights["fc2.weight"] >= low - 1e-6) & (weight.weights["fc2.weight"] <= high + 1e-6)).all()
+    again = made(["random"], vertices, network)[0]
+    assert torch.equal(again.weights["fc1.weight"], whole.weights["fc1.weight"])
+
+
+def test_swag_has_the_moments_of_its_gaussian_and_is_never_nan():
+    generator = torch.Generator().manual_seed(0)
+    vertices = [{"w": torch.randn(40, generator=generator) * 0.05} for _ in range(4)]
+    stack = torch.stack([v["w"] for v in vertices])
+    with seeding.fork(0, "swag"):
+        sample = points.swag(vertices)
+        drawn = torch.stack([sample()["w"] for _ in range(20_000)])
+    variance = stack.var(0, correction=0) / 2 + stack.var(0, correction=1) / 2
+    assert torch.allclose(drawn.mean(0), stack.mean(0), atol=3e-3)
+    assert torch.allclose(drawn.var(0), variance, rtol=0.06)
+    covariance = ((stack[:, 0] - stack[:, 0].mean()) * (stack[:, 1] - stack[:, 1].mean())).sum() / (2 * 3)
+    assert torch.allclose(drawn.T.cov()[0, 1], covariance, atol=2e-4)
+    for spread in (0.0, 1e-4, 1e-8):  # a difference of two large squares would be below 0 here
+        near = [{"w": torch.full((1000,), 0.05) + spread * torch.randn(1000, generator=generator)} for _ in range(3)]
+        with seeding.fork(0, "swag"):
+            assert points.swag(near)()["w"].isfinite().all()
+
+
+# ---- numbers -------------------------------------------------------------------------------------------------------
+
+def test_an_ensemble_of_identical_members_is_the_member():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 4)), rng.integers(0, 4, 50)
+    own, both = measure.quality(logits, labels), measure.ensemble(np.stack([logits] * 3), labels)
+    for kind in ("probability", "logit"):
+        assert all(np.isclose(both[kind][k], own[k]) for k in own)
+    pair = measure.of_pair(logits, logits, labels)
+    assert pair["disagreement"] == pair["total_variation"] == 0 and pair["accuracy_logit"] == own["accuracy"]
+
+
+def test_cosines_of_features_against_a_loop():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
+    images = data.Images(torch.randint(0, 256, (7, 2, 2, 3), dtype=torch.uint8), torch.arange(7) % 3)
+    normal = {"kind": "custom", "mean": [0.5] * 3, "std": [0.3] * 3}
+    vertices = [weights.of(network), {k: v + 0.3 * torch.randn_like(v) for k, v in weights.of(network).items()}]
+    for name in ("", "1"):
+        features = measure.Features(network, name)
+        with features:
+            evaluate.logits_at(network, vertices, images, normal, bs=3, watch=features.compare)
+        seen = []
+        for w in vertices:
+            network.load_state_dict(w)
+            (x, _, _), = images.batches(None, 7, normal)
+            seen.append(network[1 if name else 2](network[1](network[0](x)) if not name else network[0](x)).detach())
+        cosines = torch.nn.functional.cosine_similarity(*seen, dim=1)
+        assert np.isclose(features.mean(1)[0, 1], cosines.mean(), atol=1e-5)
+        assert np.isclose(features.mean(2)[1, 0], (cosines**2).mean(), atol=1e-5)
+    with pytest.raises(UsageError, match="no such module; did you mean"):
+        measure.Features(network, "11")
+
+
+def test_pairs_are_those_of_every_two_points():
+    rng = np.random.default_rng(1)
+    arrays = {"logits": rng.normal(size=(3, 20, 4)), "labels": rng.integers(0, 4, 20), "cosine": np.eye(3),
+              "cosine_squared": np.eye(3)}
+    tables = measure.pair_tables(arrays)
+    for i, j in itertools.product(range(3), repeat=2):
+        wanted = (arrays["logits"][i].argmax(1) != arrays["logits"][j].argmax(1)).mean()
+        assert np.isclose(tables["disagreement"][i, j], wanted)
+
+
+@pytest.mark.parametrize(("flags", "error", "says"), [
+    (["--at", "0,1.5"], UsageError, "at most 1"), (["--at", "-0.1"], UsageError, "at least 0"),
+    (["--methods", "swab"], UsageError, "did you mean swa"), (["--corruption", "fog:1"], UsageError, "noise, shot"),
+    (["--corruption", "noise:6"], UsageError, "from 1 to 5"), (["--positions", "1"], UsageError, "two ends"),
+    (["--select", "family=standard", "init_seed=1", "--at", "0.5"], UsageError, "one network, not a subspace"),
+    (["--which", "best"], FileProblem, "has no best"),
+    (["--select", "family=line", "init_seed=1", "--feature", "layer9"], UsageError, "no such module"),
+])  # fmt: skip
+def test_bad_input_is_refused(root, flags, error, says):
+    with pytest.raises(error) as caught:
+        measure.main(["--load_net", str(root / "subspaces"), "--runs", str(root), *LOOK, *flags])
+    assert says in str(caught.value), str(caught.value)
+
+
+def test_snapshots_and_finite_logits_are_needed(root, tmp_path):
+    line = runs.Path(of(measured(root)[1], family="line")[0]["path"])
+    plain = tmp_path / "r"
+    assert learn.main([*TINY, "--family", "standard", "--epochs", "1", "--runs", str(plain)]) == 0
+    with pytest.raises(FileProblem, match="holds 0 snapshots"):
+        measure.main(["--load_net", str(plain / "subspaces"), "--runs", str(plain), *LOOK, "--methods", "swa"])
+    held, described = runs.read_weights(line / "model.safetensors")
+    held["vertices.0.linear.bias"][0] = 3e38
+    held["vertices.0.linear.weight"][:] = 3e38
+    runs.save_weights(tmp_path / "broken.safetensors", held, described)
+    with pytest.raises(ContentError, match="not finite"):
+        measure.main(["--load_net", str(tmp_path / "broken.safetensors"), "--runs", str(tmp_path), *LOOK])
+
+
+def test_a_dry_run_writes_nothing(root, capsys):
+    before = sorted(root.rglob("*"))
+    measure.main(["--load_net", str(root / "subspaces"), "--runs", str(root), *LOOK, "--random", "9", "--dry_run"])
+    assert sorted(root.rglob("*")) == before and "compute: " in capsys.readouterr().out
+    assert subspace.FAMILIES.keys() == set(learn.FAMILIES) - {"standard"}

@@ -10,10 +10,11 @@ few=(); if [ "$smoke" = 1 ]; then few=(--set 'seed=[0,1]'); fi
 sweep "configs/fig_subspaces_$scale.yaml" ${few[@]+"${few[@]}"}
 load="$runs/subspaces"
 if [ "$scale" = cpu ]; then
-  methods=swa,snapshots positions=11 images=2000 corruptions="noise:3 blur:3"
+  methods=swa,snapshots positions=11 images=2000 corruptions="gaussian_noise:3 gaussian_blur:3"
 else
   methods=swa,snapshots,line,endpoints,random,random_module,random_weight,swag positions=21 images=12800
-  corruptions="noise:3 noise:5 shot:3 impulse:3 blur:3 blur:5 contrast:3 contrast:5 brightness:3 jpeg:3"
+  corruptions="gaussian_noise:3 gaussian_noise:5 shot_noise:3 impulse_noise:3 gaussian_blur:3 gaussian_blur:5"
+  corruptions+=" contrast:3 contrast:5 brightness:3 jpeg_compression:3"
 fi
 tool -m subspaces.evaluate --load_net "$load" --methods "$methods" --positions "$positions" --bn_images "$images"
 for corruption in $corruptions; do

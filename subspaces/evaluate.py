@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from landscape import cli, runs
+from landscape import cli, corruptions, runs
 from landscape.errors import ContentError, FileProblem, UsageError
 
 BINS = 20  # of the expected calibration error, as published
@@ -53,8 +53,9 @@ def make_parser():
                    help="stored: the statistics of the file, right for a centre or for one network alone")
     g.add_argument("--feature", default="", metavar="MODULE",
                    help="whose output is compared between points (default: the input of the last linear layer)")
-    g.add_argument("--corruption", default="", metavar="KIND:SEVERITY",
-                   help="corrupt the test images, as noise:3 (subspaces/corrupt.py); statistics are of clean ones")
+    g.add_argument("--corruption", default="", metavar="NAME:SEVERITY",
+                   help="corrupt the test images, as gaussian_noise:3 (landscape/corruptions.py); statistics are of "
+                        "clean ones")
     g.add_argument("--measure_precision", default="fp32", choices=("fp32", "bf16"))
     g.add_argument("--level", type=cli.number(0.5, 0.9999), default=0.95, help="of the intervals")
     g = parser.group("data on this machine")
@@ -94,10 +95,7 @@ def check(args):
         args.random, args.positions = min(args.random, 2), min(args.positions, 5)
     n = args.positions
     args.ts = args.at or [i / (n - 1) for i in range(n)]
-    if args.corruption:
-        from subspaces import corrupt
-
-        corrupt.parse(args.corruption)
+    corruption(args)
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------------
@@ -220,10 +218,23 @@ def open_data(args, member, seen, device):
     data = datasets.load(seen["dataset"], args.data_root, **given, image_size=seen["image_size"],
                          channels=seen["channels"], device=device)
     if args.corruption:
-        from subspaces import corrupt
+        import torch
 
-        data.test = corrupt.images(data.test, args.corruption)
+        name, severity = corruption(args)
+        made = corruptions.corrupted(data.test.images.cpu().numpy(), name, severity, 0)  # the same for every network
+        data.test = datasets.Images(torch.from_numpy(made).to(device), data.test.labels)
     return data
+
+
+def corruption(args):
+    """(name, severity) of --corruption, or None without one. Raises UsageError."""
+    if not args.corruption:
+        return None
+    name, _, severity = args.corruption.partition(":")
+    corruptions.check([name], corruptions.CORRUPTIONS, 3)
+    if severity not in map(str, corruptions.SEVERITIES):
+        raise UsageError(f"--corruption {args.corruption}: NAME:SEVERITY is expected, with a severity from 1 to 5")
+    return name, int(severity)
 
 
 class Features:

@@ -68,7 +68,7 @@ def test_what_was_not_run_is_not_claimed():
 
 def test_the_results_with_most_runs_are_taken_and_the_ledger_reads_them(tmp_path):
     for name, held in (("a", results()), ("b", {**results(), "runs": results()["runs"][:2], "independent": []}),
-                       ("c", {**results(0.9), "corruption": "noise:3", "runs": results()["runs"] * 2})):
+                       ("c", {**results(0.9), "corruption": "gaussian_noise:3", "runs": results()["runs"] * 2})):
         (tmp_path / name).mkdir()
         runs.write_json(tmp_path / name / "results.json", held)
         runs.write_bytes(tmp_path / name / "done", b"")

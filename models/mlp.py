@@ -19,6 +19,11 @@ class FullyConnected(nn.Module):
             x = F.relu(layer(x))
         return last(x)
 
+    def axes(self, walk, x):
+        for layer in self.children():
+            x = walk(layer, x)
+        return x
+
 
 def fcnet(num_classes, in_channels, image_size):
     """dbViz's FCNet: pixels-1024-512-256-64-classes."""

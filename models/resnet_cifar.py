@@ -3,9 +3,11 @@
 Their shortcuts have no parameters (the paper's option A), which makes resnet20 269,722 parameters.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .axes import Axis
 from .resnet import BasicBlock, ResNet
 
 
@@ -20,6 +22,12 @@ class ZeroPadded(nn.Module):
 
     def forward(self, x):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+
+    def axes(self, walk, x):
+        new = torch.arange(self.before + self.after)
+        new[self.before:] += x.size
+        old = {group: places + self.before for group, places in x.places.items()}
+        return Axis(x.size + len(new), {**old, walk.names[self]: new[:, None]})
 
 
 def parameter_free(inputs, outputs, stride):

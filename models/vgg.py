@@ -34,6 +34,9 @@ class VGG(nn.Module):
     def forward(self, x):
         return self.classifier(self.features(x).mean((2, 3)))
 
+    def axes(self, walk, x):
+        return walk(self.classifier, walk(self.features, x))
+
 
 def vgg(num_classes, in_channels, image_size, depth, width=64):
     """VGG-`depth`, a key of CONVOLUTIONS, with `width` channels in the first stage; images from 32x32."""

@@ -23,6 +23,12 @@ class WideBlock(nn.Module):
         out = self.conv2(F.relu(self.bn2(self.conv1(active))))
         return out + (x if self.convShortcut is None else self.convShortcut(active))
 
+    def axes(self, walk, x):
+        active = walk(self.bn1, x)
+        hidden = walk(self.bn2, walk(self.conv1, active))
+        out = x if self.convShortcut is None else walk(self.convShortcut, active)
+        return walk(self.conv2, hidden, out)
+
 
 class WideStage(nn.Module):
     def __init__(self, inputs, outputs, blocks, stride):
@@ -32,6 +38,9 @@ class WideStage(nn.Module):
 
     def forward(self, x):
         return self.layer(x)
+
+    def axes(self, walk, x):
+        return walk(self.layer, x)
 
 
 class WideResNet(nn.Module):
@@ -52,6 +61,11 @@ class WideResNet(nn.Module):
     def forward(self, x):
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
+
+    def axes(self, walk, x):
+        for stage in (self.conv1, self.block1, self.block2, self.block3, self.bn1):
+            x = walk(stage, x)
+        return walk(self.fc, x)
 
 
 def wideresnet(num_classes, in_channels, image_size, depth, widen_factor):

@@ -20,7 +20,7 @@ WITHIN = {
     "train": {"data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
     "stacked": {"train", "data", "evaluate", "runs", "seeding"},
     "maps": {"runs"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives", "maps"},
-    "cli": {"seeding", "runs", "data"}, "refine": {"seeding"},
+    "cli": {"seeding", "runs", "data"}, "refine": {"seeding"}, "permute": {"weights", "seeding"},
 }  # fmt: skip
 
 

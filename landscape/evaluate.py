@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch.func import functional_call
+from torch.fx.experimental.optimization import fuse
 
 from landscape import metrics
 from landscape import plane as planes
@@ -82,6 +83,24 @@ def logits_at(network, points, images, normalize, bs=0):
     return torch.cat(parts, dim=1)
 
 
+@torch.no_grad()
+def losses_at(network, points, images, normalize, bs=0):
+    """(cross-entropy (P, N) float32, right or not (P, N) bool) of each image, on the CPU: the network with each of P
+    weight dicts, all sharing each batch of images. BatchNorm is folded into the layers before it."""
+    device = device_of(network)
+    folded = []
+    for weights in points:
+        twin = copy.deepcopy(network).eval()
+        twin.load_state_dict(weights)
+        folded.append(folded_copy(twin))
+    parts = []
+    for x, y, _ in images.batches(None, batch_size(device, bs), normalize):
+        said = torch.stack([one(x).float() for one in folded])
+        losses = F.cross_entropy(said.flatten(0, 1), y.repeat(len(folded)), reduction="none").view(said.shape[:2])
+        parts.append((losses.cpu(), (said.argmax(2) == y).cpu()))
+    return tuple(torch.cat(part, dim=1) for part in zip(*parts))
+
+
 NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
 
 
@@ -124,21 +143,22 @@ def reestimate_bn(network, images, normalize, points=None, rows=None, bs=512):
 
 @contextmanager
 def batch_statistics(layers, sums):
-    """Inside, the layers normalise by their batch, leave their running statistics alone, and add to sums[name] =
-    (count, sum, sum of squares) of their inputs, per channel, in float64 (float32 where the device has no float64)."""
+    """Inside, the layers normalise by their batch, and add to sums[name] = (count, sum, sum of squares) of their inputs,
+    per channel, in float64 (float32 where the device has no float64). Their running statistics are overwritten."""
     def gather(name):
-        def hook(module, inputs):
-            x = inputs[0].detach()
-            wide = x if x.device.type == "mps" else x.double()
-            dims = [d for d in range(x.dim()) if d != 1]
-            new = (x.numel() // x.shape[1], wide.sum(dims), (wide**2).sum(dims))
+        def hook(module, inputs, output):  # a momentum of 1 has left the batch's own statistics there
+            count = inputs[0].numel() // inputs[0].shape[1]
+            mean, variance = (v if v.device.type == "mps" else v.double()
+                              for v in (module.running_mean, module.running_var))
+            variance = variance * (count - 1) / count if count > 1 else torch.zeros_like(variance)
+            new = (count, count * mean, count * (variance + mean**2))
             sums[name] = new if sums[name] is None else tuple(a + b for a, b in zip(sums[name], new))
         return hook
 
     before = {name: (m.training, m.momentum, m.track_running_stats) for name, m in layers.items()}
-    hooks = [m.register_forward_pre_hook(gather(name)) for name, m in layers.items()]
+    hooks = [m.register_forward_hook(gather(name)) for name, m in layers.items()]
     for m in layers.values():
-        m.training, m.momentum = True, 0.0
+        m.training, m.momentum = True, 1.0
     try:
         yield
     finally:
@@ -303,8 +323,6 @@ def bf16_copy(network):
     """A bfloat16 channels_last copy of the network for inference. Where torch.fx can follow its forward, BatchNorm is
     folded into convolutions, a last linear layer stays float32 (the rounding of the logits themselves would be half of
     the error), and on a CPU each convolution adds and rectifies what it has just computed."""
-    from torch.fx.experimental.optimization import fuse
-
     try:
         fast = fuse(copy.deepcopy(network).eval(), inplace=True)
     except Exception:  # torch.fx fails in many ways on Python control flow; the plain copy is right too
@@ -316,6 +334,19 @@ def bf16_copy(network):
     if head is not None:
         fast.set_submodule(last.target, Float32(head.requires_grad_(False)))
     if device_of(network).type == "cpu":
+        join_convolutions(fast)
+    return fast
+
+
+def folded_copy(network):
+    """A copy for inference in the network's precision: BatchNorm folded into convolutions where torch.fx can follow its
+    forward, and, on a CPU, each convolution adds and rectifies what it has just computed."""
+    try:
+        fast = fuse(copy.deepcopy(network).eval(), inplace=True)
+    except Exception:  # as below
+        fast = copy.deepcopy(network).eval()
+    fast = fast.to(memory_format=torch.channels_last).requires_grad_(False)
+    if device_of(network).type == "cpu" and isinstance(fast, torch.fx.GraphModule):
         join_convolutions(fast)
     return fast
 

@@ -539,9 +539,16 @@ def shrink(args):
         args.device = "cpu"
     if hasattr(args, "runs"):
         own = Path(args.runs) / "smoke"
-        load = Path(getattr(args, "load_net", "") or "")
-        if load.is_relative_to(args.runs) and not load.is_relative_to(own):  # what an earlier --smoke made
-            args.load_net = str(own / load.relative_to(args.runs))
+        def made(path):  # by an earlier --smoke
+            path = Path(path)
+            inside = path.is_relative_to(args.runs) and not path.is_relative_to(own)
+            return str(own / path.relative_to(args.runs)) if inside else str(path)
+
+        if getattr(args, "load_net", ""):
+            args.load_net = made(args.load_net)
+        for name in ("a", "b"):  # of star.barriers
+            if getattr(args, name, None):
+                setattr(args, name, [made(path) for path in getattr(args, name)])
         args.runs = str(own)
     if getattr(args, "snapshots", "") not in ("", "all"):
         args.snapshots = "0,1"

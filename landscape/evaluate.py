@@ -130,20 +130,25 @@ def reestimate_bn(network, images, normalize, points=None, rows=None, bs=512):
             for x, _, _ in images.batches(rows, bs, normalize):
                 if len(x) > 1:
                     network(x)
-        new = dict(weights)
-        for name, (count, total, square) in sums.items():
-            mean = total / count
-            variance = (square / count - mean**2).clamp_min(0) * count / max(count - 1, 1)
-            new[f"{name}.running_mean"] = mean.to(weights[f"{name}.running_mean"].dtype)
-            new[f"{name}.running_var"] = variance.to(weights[f"{name}.running_var"].dtype)
-        out.append(new)
+        out.append(pooled(weights, sums))
     network.load_state_dict(out[0] if points is None else own)
     return None if points is None else out
 
 
+def pooled(weights, sums):
+    """The weights with the running statistics that follow from {layer: (count, sum, sum of squares)}."""
+    new = dict(weights)
+    for name, (count, total, square) in sums.items():
+        mean = total / count
+        variance = (square / count - mean**2).clamp_min(0) * count / max(count - 1, 1)
+        new[f"{name}.running_mean"] = mean.to(weights[f"{name}.running_mean"].dtype)
+        new[f"{name}.running_var"] = variance.to(weights[f"{name}.running_var"].dtype)
+    return new
+
+
 @contextmanager
 def batch_statistics(layers, sums):
-    """Inside, the layers normalise by their batch, and add to sums[name] = (count, sum, sum of squares) of their inputs,
+    """Inside, the layers normalise by their batch, and add to sums[name] = (count, sum, sum of squares) of their inputs
     per channel, in float64 (float32 where the device has no float64). Their running statistics are overwritten."""
     def gather(name):
         def hook(module, inputs, output):  # a momentum of 1 has left the batch's own statistics there

@@ -63,6 +63,7 @@ def test_the_top_scripts_import_only_landscape_and_models(name):
     "import models", "import landscape.cli", "import landscape.runs", "import landscape.seeding",
     "import landscape.results", "import landscape.plots", "import landscape.claims", "import landscape.maps",
     "import double_descent.linear, double_descent.spectra, double_descent.plot, double_descent.claims",
+    "import star.barriers, star.starlight, star.plot; star.barriers.make_parser().format_help()",
     "import double_descent.linear_figures, double_descent.spectra_figures, double_descent.bench",
     "import main; main.make_parser().format_help()",
     "import save_preds; save_preds.make_parser().format_help()",

@@ -65,9 +65,12 @@ def run(command):
         argv = ["verify", "digits"] if argv[1] in module.DATASETS else argv
     elif name == "scripts.sweep":
         argv = ["plan", *argv[1:], "--smoke"]
-    elif name in ("regions.plot", "double_descent.plot"):
+    elif name == "star.starlight":
+        module.make_parser().settings(argv)
+        return 0
+    elif name in ("regions.plot", "double_descent.plot", "star.plot"):
         argv = [a.replace("runs/", "runs/smoke/") for a in argv]
-    elif name in ("main", "save_preds", "calculate_iou") or name.startswith(("regions.", "double_descent.")):
+    elif name in ("main", "save_preds", "calculate_iou") or name.startswith(("regions.", "double_descent.", "star.")):
         argv = [*argv, "--smoke"]
     return module.main(argv) or 0
 
@@ -114,7 +117,7 @@ def test_the_file_tree_is_the_tree():
     named = {str(p.relative_to(ROOT)) for name in tree() for p in ROOT.glob(name)}
     # Two that stand in the remarks on their neighbours.
     named |= {"scripts/bench_training.py", "scripts/fig.sh", "regions/images.py"}
-    here = [*ROOT.glob("*.py"), *(p for d in ("landscape", "regions", "double_descent", "scripts")
+    here = [*ROOT.glob("*.py"), *(p for d in ("landscape", "regions", "double_descent", "star", "scripts")
                                   for e in ("py", "sh") for p in ROOT.glob(f"{d}/*.{e}"))]  # fmt: skip
     here += [p.parent for p in ROOT.glob("*/*.py")]
     unsaid = {str(p.relative_to(ROOT)) for p in here if p.name != "__init__.py" and p.name[0] != "."} - named
@@ -131,7 +134,8 @@ def test_the_flags_it_names_exist_and_those_left_out_do_not():
     left_out = r"\*Left out\*:.*?\n\n"
     known = {"--flag", "--mirror", "--num_classes", "--jobs", "--columns"}  # of landscape.data, models, sweep, results
     known |= {"--scale", "--superposition"}  # of the fig_*.sh
-    studied = [f"{study}.{p.stem}" for study in ("regions", "double_descent") for p in ROOT.glob(f"{study}/*.py")
+    studies = ("regions", "double_descent", "star")
+    studied = [f"{study}.{p.stem}" for study in studies for p in ROOT.glob(f"{study}/*.py")
                if "def make_parser" in p.read_text()]
     for name in ("main", "save_preds", "calculate_iou", "scripts.sweep", "scripts.benchmark", *studied):
         actions = importlib.import_module(name).make_parser()._actions

@@ -524,7 +524,7 @@ def shrink(args):
         value = getattr(args, name, None)
         if value is not None and (value > cap or (name == "train_size" and value == 0)):
             setattr(args, name, cap)
-    if hasattr(args, "dataset") and not args.dataset.startswith("fake"):
+    if getattr(args, "dataset", "") and not args.dataset.startswith("fake"):
         args.dataset = "digits"
         plain = {"noise_file": "", "noise_kind": "symmetric", "channels": 0, "image_size": 0, "normalize": "dataset"}
         for name, value in plain.items():

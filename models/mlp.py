@@ -30,6 +30,11 @@ def fcnet(num_classes, in_channels, image_size):
     return FullyConnected([in_channels * image_size**2, 1024, 512, 256, 64, num_classes])
 
 
+def mlp1(num_classes, in_channels, image_size, width=256):
+    """pixels-width-classes."""
+    return FullyConnected([in_channels * image_size**2, width, num_classes])
+
+
 def mlp(num_classes, in_channels, image_size, width=256):
     """pixels-width-width-classes."""
     return FullyConnected([in_channels * image_size**2, width, width, num_classes])

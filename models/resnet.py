@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def conv3x3(inputs, outputs, stride=1):
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+def conv3x3(inputs, outputs, stride=1, bias=False):
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias)
 
 
-def conv1x1(inputs, outputs, stride=1):
-    return nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+def conv1x1(inputs, outputs, stride=1, bias=False):
+    return nn.Conv2d(inputs, outputs, 1, stride, bias=bias)
 
 
 def projection(inputs, outputs, stride):

@@ -24,12 +24,12 @@ from landscape import cli, runs  # noqa: E402
 from landscape.errors import ContentError, UsageError  # noqa: E402
 
 # Each holds ROWS: name -> function of a Bench.
-MODULES = ("scripts.bench_training", "regions.bench", "double_descent.bench")
+MODULES = ("scripts.bench_training", "regions.bench", "double_descent.bench", "star.bench")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. values: a ratio (goal: at least) or megabytes (goal: less than) of each round."""
+    """One line of the table. values: a ratio (goal: at least), or megabytes or seconds (less than), of each round."""
 
     what: str
     goal: float
@@ -40,7 +40,7 @@ class Row:
 
     @property
     def met(self):
-        return median(self.values) < self.goal if self.unit == "MB" else median(self.values) >= self.goal
+        return median(self.values) >= self.goal if self.unit == "x" else median(self.values) < self.goal
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ class Bench:
             fast = cpu_seconds(ours)
             values.append(cpu_seconds(twin) / share / fast)
         return Row(what, goal, "x", tuple(values), bool(equal), words)
+
+    def seconds(self, what, goal, work, check):
+        """The Row of CPU seconds that work() takes."""
+        equal, words = check()
+        return Row(what, goal, "s", tuple(cpu_seconds(work) for _ in range(self.rounds)), bool(equal), words)
 
     def memory(self, what, goal, measure, words):
         """The Row of a peak in megabytes that measure() gives; once, since memory does not flicker."""
@@ -139,7 +144,7 @@ def main(argv=None):
 
 def show(name, row, quick):
     verdict = "NOT EQUAL" if not row.equal else "not judged" if quick else "met" if row.met else "MISSED"
-    sign, digits = ("<", 0) if row.unit == "MB" else ("≥", 2)
+    sign, digits = ("≥" if row.unit == "x" else "<"), (0 if row.unit == "MB" else 2)
     low, high = min(row.values), max(row.values)
     numbers = [f"{median(row.values):.{digits}f}{row.unit}", f"{low:.{digits}f} – {high:.{digits}f}"]
     print(f"{name:<15} {f'{sign}{row.goal:g}{row.unit}':>8} {numbers[0]:>8} {numbers[1]:>15}  {verdict}\n"

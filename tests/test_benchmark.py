@@ -8,7 +8,8 @@ from landscape.errors import ContentError, UsageError
 from scripts import benchmark
 
 NAMES = {"batches", "step-resnet20", "step-resnet18", "epoch-mlp", "epoch-fcnet", "epoch-resnet20", "stack", "memory",
-         "points", "plane", "plane-fcnet", "refine", "agreement", "fragments", "margins", "linear"}  # fmt: skip
+         "points", "plane", "plane-fcnet", "refine", "agreement", "fragments", "margins", "linear", "barrier",
+         "barrier-search", "matching"}  # fmt: skip
 
 
 def test_every_row_runs_and_its_check_holds(tmp_path, capsys):

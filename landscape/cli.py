@@ -544,7 +544,7 @@ def shrink(args):
         value = getattr(args, name, None)
         if value is not None and (value > cap or (name == "train_size" and value == 0)):
             setattr(args, name, cap)
-    if hasattr(args, "dataset") and not args.dataset.startswith("fake"):
+    if getattr(args, "dataset", "") and not args.dataset.startswith("fake"):
         args.dataset = "digits"
         plain = {"noise_file": "", "noise_kind": "symmetric", "channels": 0, "image_size": 0, "normalize": "dataset"}
         for name, value in plain.items():
@@ -569,6 +569,9 @@ def shrink(args):
             args.load_net = made(args.load_net)
         for name in ("members", "cyclic"):  # of a training, members is a number
             if isinstance(getattr(args, name, None), list):
+                setattr(args, name, [made(path) for path in getattr(args, name)])
+        for name in ("a", "b"):  # of star.barriers
+            if getattr(args, name, None):
                 setattr(args, name, [made(path) for path in getattr(args, name)])
         args.runs = str(own)
     if getattr(args, "snapshots", "") not in ("", "all"):

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch.func import functional_call
+from torch.fx.experimental.optimization import fuse
 
 from landscape import metrics
 from landscape import plane as planes
@@ -94,6 +95,24 @@ def given(network, weights, device, buffers=True):
     return {k: weights[k].to(device) for k in names if k in weights}
 
 
+@torch.no_grad()
+def losses_at(network, points, images, normalize, bs=0):
+    """(cross-entropy (P, N) float32, right or not (P, N) bool) of each image, on the CPU: the network with each of P
+    weight dicts, all sharing each batch of images. BatchNorm is folded into the layers before it."""
+    device = device_of(network)
+    folded = []
+    for weights in points:
+        twin = copy.deepcopy(network).eval()
+        twin.load_state_dict(weights)
+        folded.append(folded_copy(twin))
+    parts = []
+    for x, y, _ in images.batches(None, batch_size(device, bs), normalize):
+        said = torch.stack([one(x).float() for one in folded])
+        losses = F.cross_entropy(said.flatten(0, 1), y.repeat(len(folded)), reduction="none").view(said.shape[:2])
+        parts.append((losses.cpu(), (said.argmax(2) == y).cpu()))
+    return tuple(torch.cat(part, dim=1) for part in zip(*parts))
+
+
 NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
 
 
@@ -130,18 +149,22 @@ def reestimate_bn(network, images, normalize, points=None, rows=None, bs=512, pr
                         functional_call(network, w, (x,))
                     for name, new in sums.items():
                         total[name] = added(total.get(name), new)
-    out = []
-    for w, total in zip(before, totals):
-        new = dict(w)
-        for name, (count, summed, square) in total.items():
-            mean = summed / count
-            variance = (square / count - mean**2).clamp_min(0) * count / max(count - 1, 1)
-            new[f"{name}.running_mean"] = mean.to(own[f"{name}.running_mean"].dtype)
-            new[f"{name}.running_var"] = variance.to(own[f"{name}.running_var"].dtype)
-        out.append(new)
+    out = [pooled(w, total, own) for w, total in zip(before, totals)]
     network.load_state_dict(out[0] if points is None else own)
     network.train(was_training)
     return None if points is None else out
+
+
+def pooled(weights, sums, like):
+    """The weights with the running statistics that follow from {layer: (count, sum, sum of squares)}, of the dtypes of
+    like."""
+    new = dict(weights)
+    for name, (count, total, square) in sums.items():
+        mean = total / count
+        variance = (square / count - mean**2).clamp_min(0) * count / max(count - 1, 1)
+        new[f"{name}.running_mean"] = mean.to(like[f"{name}.running_mean"].dtype)
+        new[f"{name}.running_var"] = variance.to(like[f"{name}.running_var"].dtype)
+    return new
 
 
 def added(total, new):
@@ -150,30 +173,35 @@ def added(total, new):
 
 @contextmanager
 def batch_statistics(layers):
-    """Inside, the layers normalise by their batch and leave their running statistics as they are. Yields a dict in
-    which they note {name: (count, sum, sum of squares)} of their inputs, per channel, added up until it is cleared; in
-    float64 (float32 where the device has no float64)."""
+    """Inside, the layers normalise by their batch; afterwards they and their statistics are as they were. Yields
+    a dict in which they note {name: (count, sum, sum of squares)} of their inputs, per channel, added up until it is
+    cleared, over batches in float64 (float32 where the device has no float64)."""
     sums = {}
 
     def gather(name):
-        def hook(module, inputs):
-            x = inputs[0].detach()
-            wide = x if x.device.type == "mps" else x.double()
-            dims = [d for d in range(x.dim()) if d != 1]
-            sums[name] = added(sums.get(name), (x.numel() // x.shape[1], wide.sum(dims), (wide**2).sum(dims)))
+        def hook(module, inputs, output):  # a momentum of 1 has left the batch's own statistics there
+            count = inputs[0].numel() // inputs[0].shape[1]
+            running = module.running_mean, module.running_var
+            mean, variance = (v if v.device.type == "mps" else v.double() for v in running)
+            square = variance * (count - 1) / count + mean**2
+            sums[name] = added(sums.get(name), (count, count * mean, count * square))
+            for v in running:  # a NaN, even times 0, would stay
+                v.zero_()
         return hook
 
-    before = {name: (m.training, m.momentum, m.track_running_stats) for name, m in layers.items()}
-    hooks = [m.register_forward_pre_hook(gather(name)) for name, m in layers.items()]
+    before = [(m.training, m.momentum, m.running_mean.clone(), m.running_var.clone()) for m in layers.values()]
+    hooks = [m.register_forward_hook(gather(name)) for name, m in layers.items()]
     for m in layers.values():
-        m.training, m.momentum = True, 0.0
+        m.training, m.momentum = True, 1.0
     try:
         yield sums
     finally:
         for hook in hooks:
             hook.remove()
-        for name, m in layers.items():
-            m.training, m.momentum, m.track_running_stats = before[name]
+        for m, (training, momentum, mean, variance) in zip(layers.values(), before):
+            m.training, m.momentum = training, momentum
+            m.running_mean.copy_(mean)
+            m.running_var.copy_(variance)
 
 
 # ---- class maps ----------------------------------------------------------------------------------------------------
@@ -332,8 +360,6 @@ def bf16_copy(network):
     folded into convolutions, a last linear layer and the pooling before it stay float32 (the rounding of the logits
     themselves would be half of the error), and on a CPU each convolution adds and rectifies what it has just computed.
     """
-    from torch.fx.experimental.optimization import fuse
-
     try:
         fast = fuse(copy.deepcopy(network).eval(), inplace=True)
     except Exception:  # torch.fx fails in many ways on Python control flow; the plain copy is right too
@@ -348,6 +374,19 @@ def bf16_copy(network):
         pool_in_float32(fast, last)
     if device_of(network).type == "cpu":
         join_convolutions(fast, biases)
+    return fast
+
+
+def folded_copy(network):
+    """A copy for inference in the network's precision: BatchNorm folded into convolutions where torch.fx can follow its
+    forward, and, on a CPU, each convolution adds and rectifies what it has just computed."""
+    try:
+        fast = fuse(copy.deepcopy(network).eval(), inplace=True)
+    except Exception:  # as below
+        fast = copy.deepcopy(network).eval()
+    fast = fast.to(memory_format=torch.channels_last).requires_grad_(False)
+    if device_of(network).type == "cpu" and isinstance(fast, torch.fx.GraphModule):
+        join_convolutions(fast, {})
     return fast
 
 
@@ -422,7 +461,7 @@ def join_convolutions(network, biases):
         relu = user is not None and is_relu(user, modules)
         last = user if relu else last
         name = f"joined_{node.name}"
-        modules[name] = Joined(conv, relu, biases.get(node.target) if len(inputs) == 1 else conv.bias)
+        modules[name] = Joined(conv, relu, biases.get(node.target, conv.bias) if len(inputs) == 1 else conv.bias)
         network.add_submodule(name, modules[name])
         with network.graph.inserting_after(last):
             last.replace_all_uses_with(network.graph.call_module(name, inputs))

@@ -57,8 +57,13 @@ def _vgg(depth, *aliases):
     return Entry("vgg:vgg", aliases, "width", {"depth": depth}, min_size=32, note=note)
 
 
-def _wide(depth, widen_factor, *aliases):
-    settings = {"depth": depth, "widen_factor": widen_factor}
+def _plain_vgg(depth):
+    note = "without BatchNorm, three linear layers with dropout; width: channels of the first stage (64)"
+    return Entry("vgg:plain_vgg", (), "width", {"depth": depth}, min_size=32, note=note)
+
+
+def _wide(depth, widen_factor, *aliases, bias=False):
+    settings = {"depth": depth, "widen_factor": widen_factor, "bias": bias}
     note = f"Zagoruyko & Komodakis 2016; width: the widening factor ({widen_factor})"
     return Entry("wideresnet:wideresnet", aliases, "widen_factor", settings, min_size=4, note=note)
 
@@ -93,6 +98,8 @@ MODELS = {
         "resnet_cifar:resnet_proj", ("cifar_resnet_20",), "width", {"depth": 20}, min_size=4,
         note="as resnet20 with 1x1 convolutions for shortcuts, no last bias; width: channels of the first stage (16)",
     ),
+    "vgg11": _plain_vgg(11),
+    "vgg19": _plain_vgg(19),
     "vgg11_bn": _vgg(11),
     "vgg13_bn": _vgg(13),
     "vgg16_bn": _vgg(16),
@@ -141,6 +148,10 @@ MODELS = {
         note="deep ensembles, bottlenecks of 64-128-256 channels, biases, Keras' initial weights and BatchNorm",
     ),
     "fcnet": Entry("mlp:fcnet", ("FCNet",), note="pixels-1024-512-256-64-classes"),
+    "mlp1": Entry(
+        "mlp:mlp1", ("mlp_mnist",), "width",
+        note="pixels-256-classes; width: units of the hidden layer (256)",
+    ),
     "mlp": Entry(
         "mlp:mlp", (), "width",
         note="pixels-256-256-classes; width: units of a hidden layer (256)",
@@ -182,7 +193,7 @@ def known():
 def canonical(name):
     """The one name of the network that `name`, perhaps an alias, stands for.
 
-    wrn-D-K, timm:NAME and package.module:factory are their own names. Raises ModelError for any other name.
+    wrn-D-K[-bias], timm:NAME and package.module:factory are their own names. Raises ModelError for any other name.
     """
     if not isinstance(name, str):
         raise ModelError(f"the name of a model is a word such as resnet18, not {name!r}")
@@ -190,7 +201,7 @@ def canonical(name):
         return name
     if name in ALIASES:
         return ALIASES[name]
-    if match := re.fullmatch(r"wrn-([1-9]\d*)-([1-9]\d*)", name):
+    if match := re.fullmatch(r"wrn-([1-9]\d*)-([1-9]\d*)(-bias)?", name):
         depth, factor = int(match[1]), match[2]
         if depth < 10 or (depth - 4) % 6:
             raise ModelError(f"{name}: the depth must be 6n + 4: wrn-10-{factor}, wrn-16-{factor}, ...")
@@ -199,13 +210,13 @@ def canonical(name):
     close = [lower[word] for word in difflib.get_close_matches(name.lower(), lower)]
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise ModelError(
-        f"unknown model {name!r}: {hint}known: {', '.join(known())}, wrn-DEPTH-FACTOR, timm:NAME, "
+        f"unknown model {name!r}: {hint}known: {', '.join(known())}, wrn-DEPTH-FACTOR[-bias], timm:NAME, "
         "package.module:factory"
     )
 
 
 def entry(name):
-    """The row of MODELS of a name or alias; one is made for any wrn-D-K and timm:NAME.
+    """The row of MODELS of a name or alias; one is made for any wrn-D-K[-bias] and timm:NAME.
 
     Raises ModelError for unknown names, and for package.module:factory, about which nothing is known.
     """
@@ -216,15 +227,15 @@ def entry(name):
         settings = {"timm_name": name.removeprefix("timm:"), "pretrained": False}
         return Entry("timm_models:timm_model", settings=settings, note="from timm")
     if name.startswith("wrn-"):
-        _, depth, widen_factor = name.split("-")
-        return _wide(int(depth), int(widen_factor))
+        _, depth, widen_factor, *bias = name.split("-")
+        return _wide(int(depth), int(widen_factor), bias=bool(bias))
     raise ModelError(f"{name} is not in the table of models: nothing is known about it here")
 
 
 def build(name, num_classes=10, *, in_channels=3, image_size=32, width=0, **extra):
     """The network of that name with fresh weights, drawn from torch's global generator.
 
-    name: a name or alias of MODELS, wrn-D-K, timm:NAME, or package.module:factory, which is called with
+    name: a name or alias of MODELS, wrn-D-K[-bias], timm:NAME, or package.module:factory, which is called with
     num_classes, `extra`, and those of in_channels, image_size and width that it names as parameters.
     image_size: pixels of a side. width: scales the network as Entry.note says; 0 is the network's own.
     extra: further settings of the family, such as pretrained=False.

@@ -87,7 +87,8 @@ def list_models():
             count = "-"
         rows.append((name, ", ".join(row.aliases), count, row.width, row.note))
     print_table(rows, right={2})
-    print("\nalso: wrn-DEPTH-FACTOR (DEPTH = 6n + 4), timm:NAME (needs timm), package.module:factory")
+    print("\nalso: wrn-DEPTH-FACTOR (DEPTH = 6n + 4), wrn-DEPTH-FACTOR-bias (its convolutions have biases), "
+          "timm:NAME (needs timm), package.module:factory")
 
 
 def info(args):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .axes import join
 from .resnet import conv1x1, conv3x3
 
 
@@ -20,6 +21,9 @@ class PlainLayer(nn.Module):
 
     def forward(self, x):
         return torch.cat([self.conv1(F.relu(self.bn1(x))), x], 1)
+
+    def axes(self, walk, x):
+        return join(walk(self.conv1, walk(self.bn1, x)), x)
 
 
 class BottleneckLayer(nn.Module):
@@ -36,6 +40,10 @@ class BottleneckLayer(nn.Module):
         out = self.conv1(F.relu(self.bn1(x)))
         return torch.cat([self.conv2(F.relu(self.bn2(out))), x], 1)
 
+    def axes(self, walk, x):
+        hidden = walk(self.bn2, walk(self.conv1, walk(self.bn1, x)))
+        return join(walk(self.conv2, hidden), x)
+
 
 class Transition(nn.Module):
     def __init__(self, inputs, outputs):
@@ -45,6 +53,9 @@ class Transition(nn.Module):
 
     def forward(self, x):
         return F.avg_pool2d(self.conv(F.relu(self.bn(x))), 2)
+
+    def axes(self, walk, x):
+        return walk(self.conv, walk(self.bn, x))
 
 
 class DenseNet(nn.Module):
@@ -77,6 +88,14 @@ class DenseNet(nn.Module):
         for name in self.names:
             x = self.get_submodule(name)(x)
         return self.linear(F.relu(self.bn(x)).mean((2, 3)))
+
+    def axes(self, walk, x):
+        x = walk(self.conv1, x)
+        walk.omit(x)  # it found no permutation at all in a DenseNet
+        for name in self.names:
+            x = walk(self.get_submodule(name), x)
+            walk.omit(x)
+        return walk(self.linear, walk(self.bn, x))
 
 
 def densenet121(num_classes, in_channels, image_size, growth_rate=32):

@@ -6,6 +6,7 @@ Parameter names and branches as in kuangliu/pytorch-cifar: the 5x5 branch is two
 import torch
 from torch import nn
 
+from .axes import join
 from .vgg import conv_bn_relu
 
 
@@ -23,6 +24,9 @@ class Inception(nn.Module):
 
     def forward(self, x):
         return torch.cat([self.b1(x), self.b2(x), self.b3(x), self.b4(x)], 1)
+
+    def axes(self, walk, x):
+        return join(*(walk(branch, x) for branch in (self.b1, self.b2, self.b3, self.b4)))
 
 
 class GoogLeNet(nn.Module):
@@ -47,6 +51,11 @@ class GoogLeNet(nn.Module):
         x = self.e4(self.d4(self.c4(self.b4(self.a4(x)))))
         x = self.maxpool(x)
         return self.linear(self.b5(self.a5(x)).mean((2, 3)))
+
+    def axes(self, walk, x):
+        for child in self.children():
+            x = walk(child, x)
+        return x
 
 
 def googlenet(num_classes, in_channels, image_size):

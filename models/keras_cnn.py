@@ -87,6 +87,10 @@ class Bottleneck(nn.Module):
         out = self.relu(self.bn2(self.conv2(out)))
         return self.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
 
+    def axes(self, walk, x):
+        hidden = walk(self.bn2, walk(self.conv2, walk(self.bn1, walk(self.conv1, x))))
+        return walk(self.bn3, walk(self.conv3, hidden, walk(self.shortcut, x)))
+
 
 def keras_norm(channels):
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)

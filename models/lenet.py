@@ -20,6 +20,11 @@ class LeNet(nn.Module):
         x = F.relu(self.fc1(x.flatten(1)))
         return self.fc3(F.relu(self.fc2(x)))
 
+    def axes(self, walk, x):
+        for layer in self.children():
+            x = walk(layer, x)
+        return x
+
 
 def lenet(num_classes, in_channels, image_size):
     """Images from 16x16."""

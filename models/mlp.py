@@ -19,10 +19,20 @@ class FullyConnected(nn.Module):
             x = F.relu(layer(x))
         return last(x)
 
+    def axes(self, walk, x):
+        for layer in self.children():
+            x = walk(layer, x)
+        return x
+
 
 def fcnet(num_classes, in_channels, image_size):
     """dbViz's FCNet: pixels-1024-512-256-64-classes."""
     return FullyConnected([in_channels * image_size**2, 1024, 512, 256, 64, num_classes])
+
+
+def mlp1(num_classes, in_channels, image_size, width=256):
+    """pixels-width-classes."""
+    return FullyConnected([in_channels * image_size**2, width, num_classes])
 
 
 def mlp(num_classes, in_channels, image_size, width=256):

@@ -11,6 +11,9 @@ class MeanToken(nn.Module):
     def forward(self, x):
         return x.mean(1)
 
+    def axes(self, walk, x):
+        return x
+
 
 def mlpmixer(num_classes, in_channels, image_size, dim=512):
     """Patches of 4x4, 12 layers, hidden layers of four times their input; image_size a multiple of 4."""

@@ -40,6 +40,12 @@ class InvertedResidual(nn.Module):
         out = self.bn3(self.conv3(out))
         return out if self.shortcut is None else out + self.shortcut(x)
 
+    def axes(self, walk, x):
+        hidden = walk(self.bn1, walk(self.conv1, x))
+        hidden = walk(self.bn2, walk(self.conv2, hidden))
+        out = None if self.shortcut is None else walk(self.shortcut, x)
+        return walk(self.bn3, walk(self.conv3, hidden, out))
+
 
 class MobileNetV2(nn.Module):
     def __init__(self, width, num_classes, in_channels):
@@ -61,6 +67,11 @@ class MobileNetV2(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(self.layers(x))))
         return self.linear(x.mean((2, 3)))
+
+    def axes(self, walk, x):
+        for child in self.children():
+            x = walk(child, x)
+        return x
 
 
 def mobilenetv2(num_classes, in_channels, image_size, width=32):

@@ -31,6 +31,13 @@ class PreActBlock(nn.Module):
             x = project(active)
         return out + x
 
+    def axes(self, walk, x):
+        active = walk(self.bn1, x)
+        hidden = walk(self.bn2, walk(self.conv1, active))
+        for project in self.shortcut:
+            x = walk(project, active)
+        return walk(self.conv2, hidden, x)
+
 
 def preact_resnet(num_classes, in_channels, image_size, depth, width=64):
     """Pre-activation ResNet of depth 18 or 34 with `width` channels in the first stage; any image_size."""

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def conv3x3(inputs, outputs, stride=1):
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+def conv3x3(inputs, outputs, stride=1, bias=False):
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias)
 
 
-def conv1x1(inputs, outputs, stride=1):
-    return nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+def conv1x1(inputs, outputs, stride=1, bias=False):
+    return nn.Conv2d(inputs, outputs, 1, stride, bias=bias)
 
 
 def projection(inputs, outputs, stride):
@@ -39,6 +39,11 @@ class BasicBlock(nn.Module):
         out = self.bn2(self.conv2(out))
         return F.relu(out + self.shortcut(x))
 
+    def axes(self, walk, x):
+        hidden = walk(self.bn1, walk(self.conv1, x))
+        out = walk(self.shortcut, x)
+        return walk(self.bn2, walk(self.conv2, hidden, out))
+
 
 class Bottleneck(nn.Module):
     expansion = 4
@@ -59,6 +64,11 @@ class Bottleneck(nn.Module):
         out = F.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         return F.relu(out + self.shortcut(x))
+
+    def axes(self, walk, x):
+        hidden = walk(self.bn2, walk(self.conv2, walk(self.bn1, walk(self.conv1, x))))
+        out = walk(self.shortcut, x)
+        return walk(self.bn3, walk(self.conv3, hidden, out))
 
 
 class Trunk(nn.Module):
@@ -93,6 +103,16 @@ class Trunk(nn.Module):
             x = self.get_submodule(name)(x)
         return self.linear(x.mean((2, 3)))
 
+    def axes(self, walk, x):
+        x = self.stem_axes(walk, x)
+        for name in self.names:
+            x = walk(self.get_submodule(name), x)
+        walk.omit(x)  # it gave a residual stream that is averaged no permutation
+        return walk(self.linear, x)
+
+    def stem_axes(self, walk, x):
+        return walk(self.conv1, x)
+
 
 class ResNet(Trunk):
     def add_stem(self, width):
@@ -100,6 +120,9 @@ class ResNet(Trunk):
 
     def stem(self, x):
         return F.relu(self.bn1(self.conv1(x)))
+
+    def stem_axes(self, walk, x):
+        return walk(self.bn1, walk(self.conv1, x))
 
 
 BLOCKS = {

@@ -5,9 +5,11 @@ resnet20_proj are 1x1 convolutions with BatchNorm (option B), and its last layer
 open_lth and of Wortsman et al. 2021, 272,464 parameters.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .axes import Axis
 from .resnet import BasicBlock, ResNet
 
 
@@ -22,6 +24,12 @@ class ZeroPadded(nn.Module):
 
     def forward(self, x):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+
+    def axes(self, walk, x):
+        new = torch.arange(self.before + self.after)
+        new[self.before:] += x.size
+        old = {group: places + self.before for group, places in x.places.items()}
+        return Axis(x.size + len(new), {**old, walk.names[self]: new[:, None]})
 
 
 def parameter_free(inputs, outputs, stride):

@@ -9,6 +9,8 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from .axes import fixed, spread, tile, units
+
 
 class Patches(nn.Module):
     """Images (B, C, S, S) -> patches (B, (S/size)**2, size*size*C); inside one: row, column, channel."""
@@ -21,6 +23,9 @@ class Patches(nn.Module):
         x = x.unflatten(3, (-1, self.size)).unflatten(2, (-1, self.size))  # (B, C, row, y, column, x)
         return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
+    def axes(self, walk, x):
+        return x
+
 
 class Residual(nn.Module):
     """x + fn(norm(x))"""
@@ -32,6 +37,16 @@ class Residual(nn.Module):
 
     def forward(self, x):
         return x + self.fn(self.norm(x))
+
+    def axes(self, walk, x):
+        walk(self.norm, x)
+        first = next(module for module in self.fn.modules() if hasattr(module, "weight"))
+        if isinstance(first, nn.Conv1d):  # MLP-Mixer's layers across tokens, which are pixels
+            tokens = fixed(first.in_channels)
+            walk(self.fn, tokens, tokens)
+        else:
+            walk(self.fn, x, x)
+        return x
 
 
 def feed_forward(dim, hidden, dropout, dense=nn.Linear):
@@ -51,6 +66,12 @@ class Attention(nn.Module):
         # Written out: on a CPU the backward of scaled_dot_product_attention takes a third of the step.
         weights = (self.scale * q @ k.transpose(2, 3)).softmax(3)
         return self.to_out((weights @ v).transpose(1, 2).flatten(2))
+
+    def axes(self, walk, x, out):
+        dim = self.to_qkv.out_features // (3 * self.heads)
+        heads = spread(units(f"{walk.names[self]}.heads", self.heads), dim)  # a head moves as a whole
+        walk(self.to_qkv, x, tile(heads, 3))
+        return walk(self.to_out, heads, out)
 
 
 class ViT(nn.Module):
@@ -74,6 +95,12 @@ class ViT(nn.Module):
         x = self.to_patch_embedding(x)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embedding
         return self.mlp_head(self.transformer(self.dropout(x))[:, 0])
+
+    def axes(self, walk, x):
+        x = walk(self.to_patch_embedding, x)
+        for name in ("pos_embedding", "cls_token"):
+            walk.note(self, name, fixed(1), fixed(self.get_parameter(name).shape[1]), x)
+        return walk(self.mlp_head, walk(self.transformer, x))
 
 
 def vit(num_classes, in_channels, image_size, dim=512):

@@ -24,7 +24,8 @@ from landscape import cli, runs  # noqa: E402
 from landscape.errors import ContentError, UsageError  # noqa: E402
 
 # Each holds ROWS: name -> function of a Bench.
-MODULES = ("scripts.bench_training", "regions.bench", "double_descent.bench", "ensembles.bench", "subspaces.bench")
+MODULES = ("scripts.bench_training", "regions.bench", "double_descent.bench", "ensembles.bench", "subspaces.bench",
+           "star.bench")  # fmt: skip
 
 LESS = ("MB", "s")  # units of which little is good
 
@@ -69,13 +70,14 @@ class Bench:
             values.append(cpu_seconds(twin) / share / fast)
         return Row(what, goal, "x", tuple(values), bool(equal), words)
 
+    def seconds(self, what, goal, work, check):
+        """The Row of CPU seconds that work() takes."""
+        equal, words = check()
+        return Row(what, goal, "s", tuple(cpu_seconds(work) for _ in range(self.rounds)), bool(equal), words)
+
     def memory(self, what, goal, measure, words):
         """The Row of a peak in megabytes that measure() gives; once, since memory does not flicker."""
         return Row(what, goal, "MB", (measure(),), True, words)
-
-    def seconds(self, what, goal, work, words):
-        """The Row of the CPU seconds that work() takes."""
-        return Row(what, goal, "s", tuple(cpu_seconds(work) for _ in range(self.rounds)), True, words)
 
 
 def cpu_seconds(work):

@@ -32,6 +32,7 @@ PARAMETERS = {  # at 10 classes, 3 channels, 32x32 (or the only size)
     "medium_cnn": 245_290,
     "medium_cnn_paper": 971_146,
     "mlp": 855_050,
+    "mlp1": 789_258,
     "mlpmixer4": 25_649_418,
     "mlpmixer_pt": 18_020_394,
     "mobilenetv2": 2_296_922,
@@ -51,9 +52,11 @@ PARAMETERS = {  # at 10 classes, 3 channels, 32x32 (or the only size)
     "resnet50": 23_520_842,
     "resnet56": 853_018,
     "small_cnn": 15_722,
+    "vgg11": 9_750_922,
     "vgg11_bn": 9_231_114,
     "vgg13_bn": 9_416_010,
     "vgg16_bn": 14_728_266,
+    "vgg19": 20_554_826,
     "vgg19_bn": 20_040_522,
     "vit4": 9_523_722,
     "vit_npt_interpolate": 21_669_514,
@@ -80,6 +83,10 @@ MILLION_MACS = {  # of one image, as published or as measured on dbViz's network
 RESNET18K = {  # k: parameters
     1: 2_947, 2: 11_332, 4: 44_446, 7: 134_977, 8: 176_050, 10: 274_540, 12: 394_822, 16: 700_762,
     20: 1_093_870, 30: 2_458_000, 40: 4_366_930, 64: 11_171_146,
+}  # fmt: skip
+BIASED = {  # starlight's wide ResNets
+    "16-1": 175_626, "22-1": 273_066, "22-2": 1_081_226, "22-4": 4_302_122, "22-8": 17_164_394, "28-1": 370_506,
+    "34-1": 467_946, "40-1": 565_386,
 }  # fmt: skip
 DIGITS = [
     "resnet20", "resnet18", "resnet18k", "preactresnet18", "wrn-16-1", "fcnet", "mlp", "vit4", "mlpmixer4",
@@ -125,6 +132,15 @@ def test_forward_backward_and_parameters_at_full_size(name):
     assert __main__.parameters(network) == PARAMETERS[name]
     logits.sum().backward()
     assert all(weight.grad is not None for weight in network.parameters())
+
+
+@pytest.mark.parametrize("name", BIASED)
+def test_wide_resnets_with_biases_have_starlights_parameters(name):
+    assert __main__.parameters(meta_logits(f"wrn-{name}-bias")[1]) == BIASED[name]
+
+
+def test_the_mlp_of_one_layer_has_starlights_parameters():
+    assert __main__.parameters(meta_logits("mlp_mnist", in_channels=1, image_size=28)[1]) == 203_530
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -13,7 +13,7 @@ import models
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-STUDIES = ("regions", "double_descent", "ensembles", "subspaces")
+STUDIES = ("regions", "double_descent", "ensembles", "subspaces", "star")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
@@ -72,6 +72,9 @@ def run(command):
         argv = ["plan", *argv[1:], "--smoke"]
     elif name in [f"{study}.plot" for study in STUDIES]:
         argv = [a.replace("runs/", "runs/smoke/") for a in argv]
+    elif name == "star.starlight":
+        module.make_parser().settings(argv)
+        return 0
     elif name == "subspaces.convert":
         argv = [*argv, "--dataset", "digits", "--normalize", "dataset"]
     elif name in ("main", "save_preds", "calculate_iou") or name.split(".")[0] in STUDIES:

@@ -115,6 +115,26 @@ def test_each_point_gets_its_own_statistics_and_the_network_is_left_alone(digits
     network.load_state_dict(own)
 
 
+def test_a_diverged_point_leaves_the_statistics_of_the_others_alone(digits, network):
+    own = weights.of(network)
+    diverged = {k: v * float("nan") if k == "conv1.weight" else v for k, v in own.items()}
+    alone = evaluate.reestimate_bn(network, digits.train, PLAIN, points=[own], bs=300)[0]
+    bad, good = evaluate.reestimate_bn(network, digits.train, PLAIN, points=[diverged, own], bs=150)
+    assert bad["bn1.running_mean"].isnan().all()
+    assert all(v.isfinite().all() for v in good.values())
+    assert torch.allclose(good["bn1.running_var"], alone["bn1.running_var"], rtol=1e-4)
+
+
+def test_batch_statistics_leaves_the_running_ones_even_after_an_error(digits, network):
+    own = weights.of(network)
+    with pytest.raises(RuntimeError), evaluate.batch_statistics(evaluate.norm_layers(network)) as sums:
+        network(digits.train.batch(torch.arange(8), PLAIN))
+        assert len(sums) == len(evaluate.norm_layers(network))
+        raise RuntimeError
+    kept = {k: v for k, v in network.state_dict().items() if "num_batches" not in k}
+    assert all(torch.equal(v, own[k]) for k, v in kept.items())
+
+
 def test_a_network_without_batchnorm_is_passed_through(digits):
     mlp = models.build("mlp", 10, in_channels=1, image_size=8)
     points = [weights.of(mlp)]

@@ -2,7 +2,7 @@
 # The figures of Fort et al. 2019 (arXiv 1912.02757) and of its re-implementation: similarity between and along
 # trainings, ensembles and subspaces against size, the diversity-accuracy plane, paths and slices, corrupted and foreign
 # images.   bash scripts/fig_deep_ensembles.sh [--scale cpu|paper] [--smoke] [--dry_run]
-# CYCLIC=1 adds trainings with a cyclic rate, whose snapshots make ensembles too; at the paper's scale they are always there.
+# CYCLIC=1 adds trainings with a cyclic rate, whose snapshots make ensembles too; at the paper's scale they are there.
 set -euo pipefail
 study=ensembles
 source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"

@@ -8,6 +8,7 @@ import glob
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 from landscape import maps, runs
 from landscape.errors import ContentError, FileProblem, UsageError
@@ -132,7 +133,7 @@ def snapshots(network):
     if "snapshots" in config:
         from landscape import train
 
-        wanted = {e for e in train.snapshot_epochs(config["snapshots"], config["epochs"]) if e <= config["epochs"]}
+        wanted = {e for e in train.snapshot_epochs(SimpleNamespace(**config)) if e <= config["epochs"]}
         if missing := sorted(wanted - found.keys()):
             raise FileProblem(f"{folder} lacks the snapshot of epoch {missing[0]}; copy the whole run folder, or run "
                               "its command again with --force")

@@ -2,6 +2,7 @@
 # The figures of Fort et al. 2019 (arXiv 1912.02757) and of its re-implementation: similarity between and along
 # trainings, ensembles and subspaces against size, the diversity-accuracy plane, paths and slices, corrupted and foreign
 # images.   bash scripts/fig_deep_ensembles.sh [--scale cpu|paper] [--smoke] [--dry_run]
+# CYCLIC=1 adds trainings with a cyclic rate, whose snapshots make ensembles too; at the paper's scale they are there.
 set -euo pipefail
 study=ensembles
 source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
@@ -9,10 +10,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
 few=()
 [ "$smoke" = 1 ] && few=(--set 'seed=[0,1,2]')
 sweep "configs/fig_deep_ensembles_$scale.yaml" ${few[@]+"${few[@]}"}
-sweep "configs/fig_deep_ensembles_cyclic_$scale.yaml" ${few[@]+"${few[@]}"}
+cyclic=${CYCLIC:-0} asked=${CYCLIC:+CYCLIC=$CYCLIC }
+[ "$scale" = paper ] && cyclic=1
+[ "$cyclic" = 1 ] && sweep "configs/fig_deep_ensembles_cyclic_$scale.yaml" ${few[@]+"${few[@]}"}
 load="$runs/ensembles"
 if [ "$scale" = cpu ]; then
-  nets="small_cnn" subsets=300 samples=20 images=2000 foreign=FashionMNIST,MNIST anchors=3
+  nets="small_cnn" subsets=200 samples=15 images=2000 foreign=FashionMNIST,MNIST anchors=3
 else
   nets="medium_cnn resnet20v1" subsets=10000 samples=30 images=0 foreign=SVHN anchors=5
 fi
@@ -25,8 +28,8 @@ measures() { # of the members of one network
   wait "$first"
   tool -m ensembles.paths "${members[@]}" --images "$images" &
   first=$!
-  tool -m ensembles.evaluate "${members[@]}" --cyclic "$load" --subsets "$subsets" \
-    --samples "$samples" --anchors "$anchors"
+  [ "$cyclic" = 1 ] && members+=(--cyclic "$load")
+  tool -m ensembles.evaluate "${members[@]}" --subsets "$subsets" --samples "$samples" --anchors "$anchors"
   wait "$first"
 }
 for net in $nets; do measures "$net"; done

@@ -245,8 +245,9 @@ def test_pairs_are_those_of_every_two_points():
 
 @pytest.mark.parametrize(("flags", "error", "says"), [
     (["--at", "0,1.5"], UsageError, "at most 1"), (["--at", "-0.1"], UsageError, "at least 0"),
-    (["--methods", "swab"], UsageError, "did you mean swa"), (["--corruption", "fog:1"], UsageError, "noise, shot"),
-    (["--corruption", "noise:6"], UsageError, "from 1 to 5"), (["--positions", "1"], UsageError, "two ends"),
+    (["--methods", "swab"], UsageError, "did you mean swa"),
+    (["--corruption", "frog:1"], UsageError, "did you mean fog"),
+    (["--corruption", "gaussian_noise:6"], UsageError, "from 1 to 5"), (["--positions", "1"], UsageError, "two ends"),
     (["--select", "family=standard", "init_seed=1", "--at", "0.5"], UsageError, "one network, not a subspace"),
     (["--which", "best"], FileProblem, "has no best"),
     (["--select", "family=line", "init_seed=1", "--feature", "layer9"], UsageError, "no such module"),

@@ -129,7 +129,7 @@ def test_networks_without_convolutions_learn_as_lines(tmp_path, net):
     ("tinyimagenet", "fake:3x64x64:200:40", 200), ("imagenet", "fake:3x224x224:1000:6", 1000)])
 def test_the_published_settings_run_on_images_of_their_shape(tmp_path, config, shape, classes):
     path = Path(__file__).resolve().parent.parent / "configs" / f"subspaces_{config}.yaml"
-    argv = ["--config", str(path), "--dataset", shape, "--smoke", "--bs", "4", "--threads", "1"]
+    argv = ["--config", str(path), "--dataset", shape, "--smoke", "--train_size", "4", "--bs", "4", "--threads", "1"]
     assert learn.main([*argv, "--runs", str(tmp_path)]) == 0
     (done,) = tmp_path.glob("smoke/subspaces/*/done")
     held = runs.read_json(done.parent / "results.json")

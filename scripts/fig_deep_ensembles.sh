@@ -15,9 +15,9 @@ cyclic=${CYCLIC:-0} asked=${CYCLIC:+CYCLIC=$CYCLIC }
 [ "$cyclic" = 1 ] && sweep "configs/fig_deep_ensembles_cyclic_$scale.yaml" ${few[@]+"${few[@]}"}
 load="$runs/ensembles"
 if [ "$scale" = cpu ]; then
-  nets="small_cnn" subsets=200 samples=15 images=2000 foreign=FashionMNIST,MNIST anchors=3
+  nets="small_cnn" subsets=200 samples=15 placed=20 images=2000 foreign=FashionMNIST,MNIST anchors=3
 else
-  nets="medium_cnn resnet20v1" subsets=10000 samples=30 images=0 foreign=SVHN anchors=5
+  nets="medium_cnn resnet20v1" subsets=10000 samples=30 placed=50 images=0 foreign=SVHN anchors=5
 fi
 
 measures() { # of the members of one network
@@ -29,7 +29,8 @@ measures() { # of the members of one network
   tool -m ensembles.paths "${members[@]}" --images "$images" &
   first=$!
   [ "$cyclic" = 1 ] && members+=(--cyclic "$load")
-  tool -m ensembles.evaluate "${members[@]}" --subsets "$subsets" --samples "$samples" --anchors "$anchors"
+  tool -m ensembles.evaluate "${members[@]}" --subsets "$subsets" --samples "$samples" --plane_samples "$placed" \
+    --anchors "$anchors"
   wait "$first"
 }
 for net in $nets; do measures "$net"; done

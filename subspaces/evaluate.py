@@ -480,7 +480,7 @@ def draw(args, run, found):
     from subspaces import plot
 
     write_csv(run.path / "subspaces.csv", found["table"], list(found["table"][0]))
-    run.sink.table("subspaces", [{k: "" if v is None else v for k, v in r.items()} for r in found["table"]])
+    run.sink.table("subspaces", found["table"])
     for name, figure in plot.figures(found).items():
         for path in plots.save(figure, run.path / "figures" / name, args.formats.split(",")):
             run.sink.image(name, path)

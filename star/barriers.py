@@ -331,7 +331,7 @@ def draw(args, run, found):
     from star import plot
 
     write_csv(run.path / "barriers.csv", found["summary"], list(found["summary"][0]))
-    run.sink.table("barriers", [{k: "" if v is None else v for k, v in r.items()} for r in found["summary"]])
+    run.sink.table("barriers", found["summary"])
     for how in found["align"]:
         for norm in found["bn"]:
             starlight.write(run.path / f"starlight-{how}-{norm}.yaml", found, how, norm, args.kind)

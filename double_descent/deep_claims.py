@@ -167,6 +167,8 @@ def ensembles(table):
     if np.isnan(gain).any():  # networks of one seed alone
         return out
     for at, side in ((before, "narrower"), (len(errors) - 1, "wider")):
+        if at == top:
+            continue  # the error only falls: there is no such flank
         out.append(claim(
             f"ensemble-{side}", "beyond the paper", f"ensembling flattens the peak: it gains more there than at the "
             f"{side} flank", results.bootstrap_pairs(gain[top] - gain[at]), len(table.seeds), None,

@@ -16,7 +16,7 @@ import json
 import numpy as np
 
 from landscape import cli, predictions, results, runs
-from landscape.errors import ContentError, UsageError
+from landscape.errors import UsageError
 
 MEASURES = {"accuracy": "accuracy", "nll": "negative log-likelihood (nats)", "brier": "Brier score",
             "ece": "calibration error", "js": "Jensen–Shannon diversity (nats)"}
@@ -135,14 +135,17 @@ def evaluate(args, scene, networks, anchors, cyclic, kinds):
     counts = {}
     for kind in ([AVERAGE, *kinds] if anchors else []):
         units = [scene.unit(anchor, kind) for anchor in anchors]
-        means = np.stack([u["mean_probs"] for u in units])
         said = WORDS[kind]
         if kind != AVERAGE:
-            if all(len(u["pool_accuracy"]) for u in units):
-                curves.append(of_pools(kind, f"{said} around one solution",
-                                       [{m: u[f"pool_{m}"] for m in MEASURES} for u in units], args))
             plane[kind] = [u["plane"].tolist() for u in units]
             counts[kind] = {k: int(sum(u["counts"][i] for u in units)) for i, k in enumerate(COUNTS)}
+            if bare := [a.name for a, u in zip(anchors, units) if not len(u["mean_probs"])]:
+                print(f"{kind} is left out of the curves: no sample was accepted around {', '.join(bare)}; lower "
+                      "--accept")
+                continue
+            curves.append(of_pools(kind, f"{said} around one solution",
+                                   [{m: u[f"pool_{m}"] for m in MEASURES} for u in units], args))
+        means = np.stack([u["mean_probs"] for u in units])
         curves.append(independent(f"independent_{kind}", f"independent networks, each its {said}", means, scene, args))
     mean = float(np.mean([accuracies[networks.index(a)] for a in anchors])) if anchors else float(np.mean(accuracies))
     out = {"kind": "ensembles", "nets": predictions.names_of(networks), "images": len(scene.labels),
@@ -188,7 +191,8 @@ class Scene:
         return predictions.logits(networks, self.args, self.held, self.images, what)
 
     def unit(self, anchor, kind):
-        """What a sampler gives around one solution, kept with the solution: mean_probs (N, C) over its samples,
+        """What a sampler gives around one solution, kept with the solution: mean_probs (N, C) over its samples (none of
+        them accepted: (0, C)),
         pool_<measure> (sizes,) of ensembles of them, plane (P, 2) of accuracy and disagreement with the solution,
         counts (3,) of samples asked, tried and accepted."""
         args = self.args
@@ -237,11 +241,9 @@ class Scene:
         generator = stream(args.sample_seed, "samples", kind)
         points, counts = samplers.draw(kind, about, args.samples, "ensemble", generator, args.rank,
                                        lambda p: accuracy(p) >= enough, finish)
-        if not points:
-            raise ContentError(
-                f"{anchor.path}: none of {counts['tried']} samples of {kind} was accepted; lower --accept, or leave "
-                f"{kind} out of --samplers")
-        said = metrics.softmax(measuring.logits_at(network, points, images, seen, args.eval_bs).numpy())
+        said = np.zeros((0, len(self.labels), len(self.classes)))
+        if points:
+            said = metrics.softmax(measuring.logits_at(network, points, images, seen, args.eval_bs).numpy())
         own = measuring.logits(network, images, seen, args.eval_bs).numpy().argmax(1)
         places = np.zeros((0, 2))
         if samplers.SAMPLERS[kind].plane is not None and args.plane_samples:
@@ -250,7 +252,8 @@ class Scene:
             far = measuring.logits_at(network, wide, images, seen, args.eval_bs).numpy()
             places = np.array([place(one.argmax(1), own, self.labels) for one in far])
         pooled = pool(said, self, args)
-        return {"mean_probs": said.mean(0).astype(np.float32), "plane": places,
+        mean = said.mean(0) if len(said) else said[:, 0]
+        return {"mean_probs": mean.astype(np.float32), "plane": places,
                 "counts": np.array([counts[k] for k in COUNTS]), **{f"pool_{m}": v for m, v in pooled.items()}}
 
     def training_images(self, anchor, seen, device):

@@ -15,7 +15,7 @@ from ensembles import train as training
 from landscape import cli, metrics, predictions, runs, seeding, weights
 from landscape import data as datasets
 from landscape import evaluate as measuring
-from landscape.errors import ContentError, FileProblem, Refusal, UsageError
+from landscape.errors import FileProblem, Refusal, UsageError
 
 torch.set_num_threads(1)
 MACHINE = ["--device", "cpu", "--threads", "1"]
@@ -466,11 +466,13 @@ def test_sizes_beyond_the_members_end_at_the_members(four, tmp_path):
     assert [r["size"] for r in found["curves"][0]] == [1, 2]
 
 
-def test_a_sampler_without_an_accepted_sample_is_said(four, tmp_path, monkeypatch):
+def test_a_sampler_without_an_accepted_sample_is_said(four, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(samplers, "draw", lambda *_: ([], {"asked": 3, "tried": 15, "accepted": 0}))
-    with pytest.raises(ContentError, match="none of 15 samples of random was accepted; lower --accept, or"):
-        evaluate.main(["--members", str(four[0]), "--samplers", "random", "--sample_seed", "8", *FEW,
-                       "--runs", str(tmp_path)])
+    found, arrays = measured(evaluate, tmp_path, "--members", str(four[0]), "--samplers", "random", "--sample_seed",
+                             "8", *FEW, "--plane_samples", "0")
+    assert "random is left out of the curves: no sample was accepted around" in capsys.readouterr().out
+    assert found["samplers"]["random"] == {"asked": 3, "tried": 15, "accepted": 0}
+    assert not [g["name"] for g in found["groups"] if g["name"].endswith("random")]
 
 
 def test_a_network_with_batchnorm_is_sampled_with_statistics_of_its_own(kept, tmp_path, monkeypatch):

@@ -392,17 +392,14 @@ def shown(cell):
 
 def draw(args, run, found):
     from double_descent import deep_figures
-    from landscape import plots
+    from landscape import redraw
     from landscape.results import write_csv
 
     rows = [{"group": c["group"], found["along"]: c["x"], "measure": name, **c["measures"][name]}
             for c in found["cells"] for name in found["measures"] if name in c["measures"]]
     write_csv(run.path / "deep.csv", rows, list(rows[0]))
     run.sink.table("double descent", rows)
-    for name, figure in deep_figures.figures(run.path, found).items():
-        for path in plots.save(figure, run.path / "figures" / name, args.formats.split(",")):
-            run.sink.image(name, path)
-            print(f"figure: {path}")
+    redraw.show(run, deep_figures.figures(run.path, found), args.formats)
 
 
 if __name__ == "__main__":

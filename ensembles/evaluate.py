@@ -418,15 +418,12 @@ def shown(cell):
 
 def draw(args, run, found):
     from ensembles import evaluate_figures
-    from landscape import plots
+    from landscape import redraw
 
     rows = rows_of(found)
     results.write_csv(run.path / "curves.csv", rows, list(rows[0]))
     run.sink.table("ensembles", rows)
-    for name, figure in evaluate_figures.figures(run.path, found).items():
-        for path in plots.save(figure, run.path / "figures" / name, args.formats.split(",")):
-            run.sink.image(name, path)
-            print(f"figure: {path}")
+    redraw.show(run, evaluate_figures.figures(run.path, found), args.formats)
 
 
 if __name__ == "__main__":

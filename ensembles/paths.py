@@ -456,17 +456,14 @@ def radial_places(arrays):
 
 def draw(args, run, found, arrays):
     from ensembles import paths_figures
-    from landscape import plots
+    from landscape import redraw
 
     results.write_csv(run.path / "points.csv", [{k: "" if v is None else v for k, v in r.items()}
                                                 for r in rows_of(arrays)])
     if "line" in found:
         results.write_csv(run.path / "pairs.csv", found["line"]["pairs"], list(found["line"]["pairs"][0]))
         run.sink.table("pairs", found["line"]["pairs"])
-    for name, figure in paths_figures.figures(run.path, found).items():
-        for path in plots.save(figure, run.path / "figures" / name, args.formats.split(",")):
-            run.sink.image(name, path)
-            print(f"figure: {path}")
+    redraw.show(run, paths_figures.figures(run.path, found), args.formats)
 
 
 if __name__ == "__main__":

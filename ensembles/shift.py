@@ -464,16 +464,13 @@ def records(found):
 
 def draw(args, run, found):
     from ensembles import shift_figures
-    from landscape import plots
+    from landscape import redraw
 
     for name, rows in zip(("shift", "ood"), records(found)):
         if rows:
             results.write_csv(run.path / f"{name}.csv", rows, list(rows[0]))
             run.sink.table(name, rows)
-    for name, figure in shift_figures.figures(run.path, found).items():
-        for path in plots.save(figure, run.path / "figures" / name, args.formats.split(",")):
-            run.sink.image(name, path)
-            print(f"figure: {path}")
+    redraw.show(run, shift_figures.figures(run.path, found), args.formats)
 
 
 if __name__ == "__main__":

@@ -330,15 +330,12 @@ def show(found):
 
 def draw(args, run, found):
     from ensembles import similarity_figures
-    from landscape import plots
+    from landscape import redraw
 
     rows = rows_of(found)
     results.write_csv(run.path / "similarity.csv", rows, list(rows[0]))
     run.sink.table("similarity", rows)
-    for name, figure in similarity_figures.figures(run.path, found).items():
-        for path in plots.save(figure, run.path / "figures" / name, args.formats.split(",")):
-            run.sink.image(name, path)
-            print(f"figure: {path}")
+    redraw.show(run, similarity_figures.figures(run.path, found), args.formats)
 
 
 if __name__ == "__main__":

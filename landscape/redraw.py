@@ -1,4 +1,4 @@
-"""What the plot programs of the studies share: results that runs saved are drawn again, in another form. No torch.
+"""What programs that draw share: figures of a run shown, and saved results drawn again in another form. No torch.
 
 A study has a table FIGURES of the kinds of its results.json ("kind") and the function of each, "module:function", which
 takes (folder, results) and gives {name: Figure}.
@@ -45,6 +45,17 @@ def draw(folder, results, kinds, formats, place):
     module, function = kinds[results["kind"]].split(":")
     figures = vars(importlib.import_module(module))[function](folder, results)
     return [path for name, figure in figures.items() for path in plots.save(figure, place / name, formats)]
+
+
+def show(run, figures, formats):
+    """Save {name: Figure} of an open landscape.runs.Run into its figures/, in formats such as "png,pdf", send them to
+    wandb where that is on, and print where they are."""
+    from landscape import plots
+
+    for name, figure in figures.items():
+        for path in plots.save(figure, run.path / "figures" / name, formats.split(",")):
+            run.sink.image(name, path)
+            print(f"figure: {path}")
 
 
 def found(folders, kinds):

@@ -16,9 +16,10 @@ sweep "configs/fig_double_descent_$scale.yaml" ${few[@]+"${few[@]}"}
 sweep "configs/fig_double_descent_order_$scale.yaml" ${fewer[@]+"${fewer[@]}"}
 load="$runs/double_descent"
 if [ "$scale" = cpu ]; then
-  planes=20 points=100 shown='width=1|3|4|6|12' late='width=4|12'
+  planes=20 points=100 shown='width=1|3|4|6|12' late='width=4|12' orders='width=2|4|12'
 else
   planes=1000 points=5000 shown='width=1|4|7|10|20|64' late='width=10|64'
+  orders='width=1|2|4|6|8|10|12|16|20|40|64'
 fi
 
 measures() { # of the networks of one noise rate
@@ -36,7 +37,7 @@ for rate in $rates; do measures "$rate" & started+=($!); done
 for one in "${started[@]}"; do wait "$one"; done
 
 tool -m double_descent.measure --load_net "$load" --select 'order_seed=0|1|2'
-tool -m double_descent.measure --load_net "$load" --select init_seed=0 noise_rate=0.2
+tool -m double_descent.measure --load_net "$load" --select init_seed=0 noise_rate=0.2 "$orders"
 tool -m double_descent.measure --load_net "$load" --select 'order_seed=0|1|2' noise_rate=0.2 "$late" --along epoch \
   --group_by noise_rate,width
 one=(--column_by width --group_by noise_rate --split train --resolution 100 --select init_seed=0 order_seed=0 "$shown")

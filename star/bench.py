@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
 import models
-from landscape import cli, evaluate, permute, runs, train, weights
+from landscape import cli, evaluate, permute, runs, seeding, train, weights
 from landscape import data as datasets
 from models.axes import axes_of
 from star import barriers, lines
@@ -143,8 +143,7 @@ def matching(bench):
 
 
 def fresh(seed, width):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeding.fork(seed, "fresh"):
         return models.build("resnet18", width=width)
 
 

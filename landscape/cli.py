@@ -567,11 +567,8 @@ def shrink(args):
 
         if getattr(args, "load_net", ""):
             args.load_net = made(args.load_net)
-        for name in ("members", "cyclic"):  # of a training, members is a number
+        for name in ("members", "cyclic", "a", "b", "anchors", "held_out", "stars"):  # elsewhere numbers or words
             if isinstance(getattr(args, name, None), list):
-                setattr(args, name, [made(path) for path in getattr(args, name)])
-        for name in ("a", "b"):  # of star.barriers
-            if getattr(args, name, None):
                 setattr(args, name, [made(path) for path in getattr(args, name)])
         args.runs = str(own)
     if getattr(args, "snapshots", "") not in ("", "all"):

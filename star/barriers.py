@@ -9,6 +9,7 @@ excess over the straight line between the ends. Intervals are over images for ea
 network for all. What every point says of every image is kept (arrays/); pairs that are there are not measured again.
 """
 
+import glob
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ def make_parser():
     parser = cli.Parser("python -m star.barriers", __doc__)
     g = parser.group("networks", named=True)
     g.add_argument("-a", "--a", nargs="+", default=[], metavar="RUN_OR_CHECKPOINT",
-                   help="run folders, checkpoints, folders of these, or a .txt file with one of these a line")
+                   help="run folders, checkpoints, folders of these, 'patterns*', or a .txt file with one a line")
     g.add_argument("-b", "--b", nargs="+", default=[], metavar="RUN_OR_CHECKPOINT", help="the other ends, likewise")
     g.add_argument("--which", default="model", choices=("model", "best"),
                    help="of a run: the last weights, or the best on its validation set")
@@ -82,7 +83,7 @@ def main(argv=None):
         raise UsageError(f"--points {args.points:g}: a whole number is expected")
     if args.as_published and "published" not in args.align:
         args.align = [*args.align, "published"]
-    firsts, seconds = find(args, args.a), find(args, args.b)
+    firsts, seconds = find(args.a, args.select), find(args.b, args.select)
     pairs = all_pairs(firsts, seconds)
     members = firsts + seconds
     args.differs["weights"] = runs.hash8([digest(m, args.which) for m in members])  # other networks, another folder
@@ -106,22 +107,29 @@ def main(argv=None):
 
 # ---- networks ------------------------------------------------------------------------------------------------------
 
-def find(args, paths):
-    """The Sources that the paths mean, each once."""
+def find(paths, select=()):
+    """The Sources that the paths mean, each once: run folders, checkpoints, folders of these, patterns such as
+    'nets/*.pt', and lists (.txt) with one of these a line, which may be relative to the list."""
     out = {}
     for path in paths:
-        if path.endswith(".txt"):
-            try:
-                lines = [line.strip() for line in Path(path).read_text().splitlines()]
-            except (OSError, UnicodeDecodeError) as e:
-                raise FileProblem(f"{path}: {getattr(e, 'strerror', None) or 'not a text file'}") from None
-            held = [line for line in lines if line and not line.startswith("#")]
-        else:
-            held = [path]
-        for one in held:
-            for source in runs.find_models(one, select=args.select):
+        for one in listed(path) if path.endswith(".txt") else [path]:
+            matched = [one] if Path(one).exists() or not set(one) & set("*?[") else sorted(glob.glob(one))
+            if not matched:
+                raise FileProblem(f"{one} matches nothing")
+            for source in (s for found in matched for s in runs.find_models(found, select=select)):
                 out.setdefault(source.path.resolve(), source)
     return list(out.values())
+
+
+def listed(path):
+    """The lines of a list of paths, without comments."""
+    try:
+        lines = [line.strip() for line in Path(path).read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as e:
+        raise FileProblem(f"{path}: {getattr(e, 'strerror', None) or 'not a text file'}") from None
+    beside = Path(path).parent
+    return [str(beside / line) if not Path(line).exists() and (beside / line).exists() else line
+            for line in lines if line and not line.startswith("#")]
 
 
 def all_pairs(firsts, seconds):

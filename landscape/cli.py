@@ -565,8 +565,9 @@ def shrink(args):
             inside = path.is_relative_to(args.runs) and not path.is_relative_to(own)
             return str(own / path.relative_to(args.runs)) if inside else str(path)
 
-        if getattr(args, "load_net", ""):
-            args.load_net = made(args.load_net)
+        for name in ("load_net", "connector"):
+            if getattr(args, name, ""):
+                setattr(args, name, made(getattr(args, name)))
         for name in ("members", "cyclic", "a", "b", "anchors", "held_out", "stars"):  # elsewhere numbers or words
             if isinstance(getattr(args, name, None), list):
                 setattr(args, name, [made(path) for path in getattr(args, name)])

@@ -110,7 +110,7 @@ def name_of(head, differs):
     if seeds[0] is not None and len(set(seeds)) == 1:
         words = {k: v for k, v in words.items() if k not in ("init_seed", "order_seed", "augment_seed")}
         words["seed"] = seeds[0]
-    hidden = {"precision", "dataset", "net", "load_net", "teacher", "init_from", "members"}
+    hidden = {"precision", "dataset", "net", "load_net", "teacher", "init_from", "members", "connector"}
     shown = [f"{k}={v}" for k, v in sorted(words.items()) if k not in hidden]
     readable = re.sub(r"[^\w.=+-]+", "-", "_".join([head, *shown]))[:72].rstrip("-_.")
     return f"{readable}-{hash8(differs)}"

@@ -403,6 +403,24 @@ def add_point(group):
                        help="training images from which BatchNorm statistics are re-estimated at a point; 0: all")
 
 
+def add_foreign(parser, net="", dataset="CIFAR10", named=False):
+    """What a checkpoint that does not describe itself is, in a group of flags. net, dataset: their defaults; without a
+    net each file is one of the name of its folder, unless --load_net names the file itself."""
+    g = parser.group("of foreign checkpoints", named)
+    g.add_argument("--net", default=net, metavar="NAME",
+                   help="the network, where --load_net is one file" if net else
+                        "their network (default: the name of their folder)")
+    g.add_argument("--width", "--widen_factor", type=natural, default=0, help="its width; 0: the family's own")
+    g.add_argument("--dataset", "--baseset", default=dataset, metavar="NAME",
+                   help="the set they were trained on" if dataset else
+                        "the data, all of its training set; default: the training set of the runs")
+    g.add_argument("--normalize", default="dataset", metavar="KIND",
+                   help="how their inputs were normalised: dataset, legacy (dbViz, pytorch-cifar), imagenet, none, or "
+                        "m1,m2,m3/s1,s2,s3")
+    g.add_argument("--image_size", type=natural, default=0, help="pixels a side; 0: the data set's own")
+    g.add_argument("--channels", type=natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
+
+
 def add_select(group):
     """--select, for scripts that take a folder of many networks."""
     group.add_argument("--select", nargs="+", default=[], metavar="KEY=VALUE|VALUE",

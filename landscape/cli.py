@@ -295,6 +295,10 @@ def add_data(parser):
                    help="symmetric: that share of each class gets another class; uniform: that share of all gets any "
                         "class; asymmetric: CIFAR-10's confused pairs (landscape/data.py)")
     g.add_argument("--noise_file", default="", metavar="FILE[:KEY]", help="given labels from a file instead")
+    add_data_here(parser)
+
+
+def add_data_here(parser):
     p = parser.group("data on this machine")
     p.add_argument("--data_root", default=None, metavar="DIR",
                    help="where the data sets lie (default: $DATA_ROOT, else ~/data)")
@@ -583,13 +587,11 @@ def shrink(args):
             inside = path.is_relative_to(args.runs) and not path.is_relative_to(own)
             return str(own / path.relative_to(args.runs)) if inside else str(path)
 
-        if getattr(args, "load_net", ""):
-            args.load_net = made(args.load_net)
-        for name in ("members", "cyclic"):  # of a training, members is a number
+        for name in ("load_net", "star"):
+            if getattr(args, name, ""):
+                setattr(args, name, made(getattr(args, name)))
+        for name in ("members", "cyclic", "a", "b", "anchors"):  # of a training, members is a number
             if isinstance(getattr(args, name, None), list):
-                setattr(args, name, [made(path) for path in getattr(args, name)])
-        for name in ("a", "b"):  # of star.barriers
-            if getattr(args, name, None):
                 setattr(args, name, [made(path) for path in getattr(args, name)])
         args.runs = str(own)
     if getattr(args, "snapshots", "") not in ("", "all"):

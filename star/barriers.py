@@ -60,9 +60,7 @@ def make_parser():
     g.add_argument("--kind", default="anchor_held_out", choices=starlight.KINDS,
                    help="the list in its YAML form that these pairs are")
     g.add_argument("--level", type=cli.number(0.5, 0.9999), default=0.95, help="of the intervals")
-    g = parser.group("data on this machine")
-    g.add_argument("--data_root", default=None, metavar="DIR", help="where the data sets lie")
-    g.add_argument("--workers", type=cli.natural, default=2, help="decoding processes, for sets larger than memory")
+    cli.add_data_here(parser)
     cli.add_machine(parser)
     cli.add_output(parser)
     cli.add_figures(parser)

@@ -8,7 +8,7 @@ Under the given folders it draws every run whose results.json names a kind of FI
 
 from landscape import cli, redraw
 
-FIGURES = {"barriers": "star.barrier_figures:figures"}
+FIGURES = {"barriers": "star.barrier_figures:figures", "bma": "star.bma_figures:figures"}
 
 
 def make_parser():

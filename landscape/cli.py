@@ -295,6 +295,10 @@ def add_data(parser):
                    help="symmetric: that share of each class gets another class; uniform: that share of all gets any "
                         "class; asymmetric: CIFAR-10's confused pairs (landscape/data.py)")
     g.add_argument("--noise_file", default="", metavar="FILE[:KEY]", help="given labels from a file instead")
+    add_data_here(parser)
+
+
+def add_data_here(parser):
     p = parser.group("data on this machine")
     p.add_argument("--data_root", default=None, metavar="DIR",
                    help="where the data sets lie (default: $DATA_ROOT, else ~/data)")
@@ -401,6 +405,24 @@ def add_point(group):
                             "simplex; main.py takes several, with ; between them")
     group.add_argument("--bn_images", type=natural, default=5000,
                        help="training images from which BatchNorm statistics are re-estimated at a point; 0: all")
+
+
+def add_foreign(parser, net="", dataset="CIFAR10", named=False):
+    """What a checkpoint that does not describe itself is, in a group of flags. net, dataset: their defaults; without a
+    net each file is one of the name of its folder, unless --load_net names the file itself."""
+    g = parser.group("of foreign checkpoints", named)
+    g.add_argument("--net", default=net, metavar="NAME",
+                   help="the network, where --load_net is one file" if net else
+                        "their network (default: the name of their folder)")
+    g.add_argument("--width", "--widen_factor", type=natural, default=0, help="its width; 0: the family's own")
+    g.add_argument("--dataset", "--baseset", default=dataset, metavar="NAME",
+                   help="the set they were trained on" if dataset else
+                        "the data, all of its training set; default: the training set of the runs")
+    g.add_argument("--normalize", default="dataset", metavar="KIND",
+                   help="how their inputs were normalised: dataset, legacy (dbViz, pytorch-cifar), imagenet, none, or "
+                        "m1,m2,m3/s1,s2,s3")
+    g.add_argument("--image_size", type=natural, default=0, help="pixels a side; 0: the data set's own")
+    g.add_argument("--channels", type=natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
 
 
 def add_select(group):
@@ -565,7 +587,7 @@ def shrink(args):
             inside = path.is_relative_to(args.runs) and not path.is_relative_to(own)
             return str(own / path.relative_to(args.runs)) if inside else str(path)
 
-        for name in ("load_net", "connector"):
+        for name in ("load_net", "connector", "star"):
             if getattr(args, name, ""):
                 setattr(args, name, made(getattr(args, name)))
         for name in ("members", "cyclic", "a", "b", "anchors", "held_out", "stars"):  # elsewhere numbers or words

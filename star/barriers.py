@@ -41,14 +41,7 @@ def make_parser():
     g.add_argument("--which", default="model", choices=("model", "best"),
                    help="of a run: the last weights, or the best on its validation set")
     cli.add_select(g)
-    g = parser.group("of foreign checkpoints", named=True)
-    g.add_argument("--net", default="", metavar="NAME", help="what network they are (default: their folder's name)")
-    g.add_argument("--width", "--widen_factor", type=cli.natural, default=0, help="its width; 0: the family's own")
-    g.add_argument("--dataset", default="", metavar="NAME",
-                   help="the data, all of its training set; default: the training set of the runs")
-    g.add_argument("--normalize", default="dataset", metavar="KIND", help="how their inputs were normalised")
-    g.add_argument("--image_size", type=cli.natural, default=0, help="pixels a side; 0: the data set's own")
-    g.add_argument("--channels", type=cli.natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
+    cli.add_foreign(parser, dataset="", named=True)
     g = parser.group("lines", named=True)
     g.add_argument("--points", type=cli.number(3), default=11, help="points of a line, its ends included")
     g.add_argument("--adaptive", action="store_true",
@@ -68,9 +61,7 @@ def make_parser():
     g.add_argument("--kind", default="anchor_held_out", choices=starlight.KINDS,
                    help="the list in its YAML form that these pairs are")
     g.add_argument("--level", type=cli.number(0.5, 0.9999), default=0.95, help="of the intervals")
-    g = parser.group("data on this machine")
-    g.add_argument("--data_root", default=None, metavar="DIR", help="where the data sets lie")
-    g.add_argument("--workers", type=cli.natural, default=2, help="decoding processes, for sets larger than memory")
+    cli.add_data_here(parser)
     cli.add_machine(parser)
     cli.add_output(parser)
     cli.add_figures(parser)
@@ -334,19 +325,16 @@ def show(found):
 
 
 def draw(args, run, found):
-    from landscape import plots
+    from landscape import redraw
     from landscape.results import write_csv
-    from star import plot
+    from star import barrier_figures
 
     write_csv(run.path / "barriers.csv", found["summary"], list(found["summary"][0]))
     run.sink.table("barriers", found["summary"])
     for how in found["align"]:
         for norm in found["bn"]:
             starlight.write(run.path / f"starlight-{how}-{norm}.yaml", found, how, norm, args.kind)
-    for name, fig in plot.figures(found).items():
-        for path in plots.save(fig, run.path / "figures" / name, args.formats.split(",")):
-            run.sink.image(name, path)
-            print(f"figure: {path}")
+    redraw.show(run, barrier_figures.figures(run.path, found), args.formats)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def test_the_top_scripts_import_only_landscape_and_models(name):
     "import double_descent.linear, double_descent.spectra, double_descent.plot, double_descent.claims",
     "import star.barriers, star.starlight, star.plot; star.barriers.make_parser().format_help()",
     "import star.train; star.train.make_parser().format_help()",
+    "import star.bma, star.bma_figures; star.bma.make_parser().format_help()",
     "import double_descent.linear_figures, double_descent.spectra_figures, double_descent.bench",
     "import landscape.corruptions, ensembles.shift, ensembles.shift_figures; ensembles.shift.make_parser()",
     "import ensembles.train, ensembles.similarity, ensembles.evaluate, ensembles.paths; "

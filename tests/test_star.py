@@ -271,7 +271,7 @@ def test_the_program_measures_all_pairs_and_goes_on_where_it_was(trained, tmp_pa
     assert measure(root, "--runs", str(out), "--bn", "reset,repair", "--as_published") == 0
     assert file.read_bytes() == before
     assert plot.main([str(out), "--plot_path", str(tmp_path / "figures"), "--formats", "pdf"]) == 0
-    assert len(list((tmp_path / "figures").glob("*.pdf"))) == 2
+    assert len(list((tmp_path / "figures").glob("*/*.pdf"))) == 2
 
 
 def test_its_yaml_is_read_back_and_so_is_starlights(trained, tmp_path, capsys):

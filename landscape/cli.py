@@ -250,6 +250,16 @@ def number(low=None, high=None, above=None):
     return check
 
 
+def several_of(known):
+    """A type for add_argument: some of the known words, between commas."""
+    def check(text):
+        words = text.split(",")
+        if wrong := [w for w in words if w not in known]:
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)}")
+        return list(dict.fromkeys(words))
+    return check
+
+
 def several(kind):
     """A type for add_argument: values of another type between commas, none of them twice; of whole numbers ranges too,
     as in 0-4,7."""

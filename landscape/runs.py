@@ -100,6 +100,14 @@ def hash8(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def digest(file):
+    """A hash of the bytes of a file. Raises FileProblem."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    except OSError as e:
+        raise FileProblem(f"{file}: {e.strerror.lower()}") from None
+
+
 def name_of(head, differs):
     """<head>_<key=value ...>-<hash8>, from the settings that differ from their defaults.
 

@@ -22,16 +22,6 @@ ALIGNMENTS = ("none", "weights", "activations", "sinkhorn", "published")
 NORMS = ("stored", "reset", "repair")
 
 
-def several_of(known):
-    """A type for add_argument: some of the known words, between commas."""
-    def check(text):
-        words = text.split(",")
-        if wrong := [w for w in words if w not in known]:
-            raise cli.argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)}")
-        return list(dict.fromkeys(words))
-    return check
-
-
 def make_parser():
     parser = cli.Parser("python -m star.barriers", __doc__)
     g = parser.group("networks", named=True)
@@ -46,11 +36,11 @@ def make_parser():
     g.add_argument("--points", type=cli.number(3), default=11, help="points of a line, its ends included")
     g.add_argument("--adaptive", action="store_true",
                    help="look for the highest point on the images of --bn_images, and measure only that one on all")
-    g.add_argument("--align", type=several_of(ALIGNMENTS), default=["none", "weights"], metavar="HOW,…",
+    g.add_argument("--align", type=cli.several_of(ALIGNMENTS), default=["none", "weights"], metavar="HOW,…",
                    help=f"some of {', '.join(ALIGNMENTS)}: by what units are matched, side by side")
     g.add_argument("--as_published", action="store_true",
                    help="--align published besides: weight matching without what rebasin 0.0.47 omits")
-    g.add_argument("--bn", type=several_of(NORMS), default=["reset"], metavar="HOW,…",
+    g.add_argument("--bn", type=cli.several_of(NORMS), default=["reset"], metavar="HOW,…",
                    help="some of stored, reset, repair: BatchNorm's statistics as stored and interpolated, estimated "
                         "anew at each point, or with each layer's outputs rescaled too (networks without BatchNorm "
                         "have no reset)")
@@ -138,13 +128,7 @@ def all_pairs(firsts, seconds):
 
 def digest(source, which):
     """A hash of the bytes of a network's checkpoint."""
-    import hashlib
-
-    file = source.path / f"{which}.safetensors" if source.path.is_dir() else source.path
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    except OSError as e:
-        raise FileProblem(f"{file}: {e.strerror.lower()}") from None
+    return runs.digest(source.path / f"{which}.safetensors" if source.path.is_dir() else source.path)
 
 
 @dataclass

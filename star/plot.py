@@ -1,9 +1,9 @@
-"""Draw what star.barriers measured: no network, no torch.
+"""Draw what star.barriers and star.compare measured: no network, no torch.
 
     python -m star.plot runs/star --formats pdf,svg
 
-Under the given folders it reads the results.json of star.barriers: loss and accuracy along the lines, and the barriers
-with their intervals.
+Under the given folders it reads their results.json: loss and accuracy along lines, barriers with their intervals; of
+several stars also barriers against the width, star against regular over the widths, and against the number of anchors.
 """
 
 from pathlib import Path
@@ -25,18 +25,23 @@ def main(argv=None):
     from landscape import plots
 
     files = sorted(f for folder in args.folders for f in Path(folder).rglob("results.json"))
-    held = {f.parent.name: found for f in files if (found := runs.read_json(f)).get("kind") == "barriers"}
+    held = {f.parent.name: found for f in files if (found := runs.read_json(f)).get("kind") in ("barriers", "star")}
     if not held:
-        raise FileProblem(f"{', '.join(args.folders)}: no results of star.barriers; run it first")
+        raise FileProblem(f"{', '.join(args.folders)}: no results of star.barriers or star.compare; run one first")
     for name, found in held.items():
         for kind, fig in figures(found).items():
             for path in plots.save(fig, Path(args.plot_path) / f"{kind}_{name}", args.formats.split(",")):
                 print(f"figure: {path}")
+    for kind, fig in over_stars([found for found in held.values() if found["kind"] == "star"]).items():
+        for path in plots.save(fig, Path(args.plot_path) / kind, args.formats.split(",")):
+            print(f"figure: {path}")
     return 0
 
 
 def figures(found):
     """{"barriers": barriers with intervals, "lines": loss and accuracy along t (not of adaptive points)}"""
+    if found["kind"] == "star":
+        return {"barriers": star_figure(found)}
     out = {"barriers": barrier_figure(found)}
     if not found["adaptive"]:
         out["lines"] = line_figure(found)
@@ -85,6 +90,149 @@ def line_figure(found):
                 values = np.array([r[part][what] for r in found["lines"] if (r["align"], r["bn"]) == (how, norm)])
                 series[f"{how}, {norm}"] = values.mean(0), values.min(0), values.max(0)
             plots.curves(ax, ts, series, ylabel=f"{part} {label}", xlabel="t" if what == "accuracies" else "")
+    return fig
+
+
+# ---- stars ---------------------------------------------------------------------------------------------------------
+
+KINDS = {"star_held_out": "star to held-out", "star_anchor": "star to anchor", "anchor_held_out": "regular to regular",
+         "mean_held_out": "mean of anchors to held-out", "mean_anchor": "mean of anchors to anchor",
+         "best_held_out": "best anchor to held-out", "other_held_out": "other to held-out",
+         "other_anchor": "other to anchor"}  # fmt: skip
+# star = a regular + b as published over the widths of the MLP on MNIST, and what it was fitted to (starlight's files)
+PUBLISHED = {"widths": (4, 8, 16, 32, 64, 128, 256), "slope": 0.302, "offset": 0.007,
+             "regular": (0.368, 0.261, 0.312, 0.193, 0.049, 0.015, 0.006),
+             "star": (0.089, 0.117, 0.111, 0.063, 0.021, 0.008, 0.003)}  # fmt: skip
+
+
+def cell(found, kind, how, split="train", measure="loss_barrier"):
+    """The row of a summary with "value", "low" and "high", None where that was not measured."""
+    wanted = {"kind": kind, "align": how, "split": split, "measure": measure}
+    return next((r for r in found["summary"] if all(r[k] == v for k, v in wanted.items())), None)
+
+
+def star_figure(found):
+    """A panel for each split and measure; a row for each kind of line and alignment, grey marks for pairs."""
+    from landscape import plots
+
+    measures = {f"{part}_{m}_barrier": f"{part} {m} barrier" for part in ("train", "test")
+                for m in ("loss", "accuracy")}
+    groups, pairs = [], []
+    for how in found["align"]:
+        for kind, words in KINDS.items():
+            cells = {name: cell(found, kind, how, *name.split("_", 1)) for name in measures}
+            if cells["train_loss_barrier"] is None:
+                continue
+            name = words + f", {how}" * (len(found["align"]) > 1)
+            groups.append({"group": name, **cells})
+            pairs += [{"group": name, **{f"{part}_{m}_barrier": {"value": r[part][f"{m}_barrier"]}
+                                         for part in ("train", "test") for m in ("loss", "accuracy")}}
+                      for r in found["lines"] if (r["kind"], r["align"]) == (kind, how)]
+    star = found["star"]
+    note = (f"star of {star['anchors']} {star['net']} on {star['dataset']}, {star['held_out']} held-out networks; "
+            f"{found['level']:.0%} intervals; grey: each pair")
+    return plots.interval_figure(groups, pairs, measures, note)
+
+
+def over_stars(results):
+    """{"width": barriers against the width, and star against regular; "anchors": barriers against the number of
+    anchors}, of the results of star.compare that allow it; in the last alignment that all of them have."""
+    if not results:
+        return {}
+    how = next((h for h in reversed(results[0]["align"]) if all(h in r["align"] for r in results)), None)
+    out = {}
+    for key, sets in (("width", by_width(results)), ("anchors", by_anchors(results))):
+        if how and len(sets) > 1:
+            out[key] = (width_figure if key == "width" else anchor_figure)(sets, how)
+    return out
+
+
+def by_width(results):
+    """[(width, results)] in ascending order, of each width the star of most anchors, where widths differ."""
+    held = {}
+    for found in sorted(results, key=lambda r: r["star"]["anchors"]):
+        held[found["star"]["width"]] = found
+    return sorted(held.items())
+
+
+def by_anchors(results):
+    """[(N, results)] in ascending order, of the commonest network."""
+    nets = [(r["star"]["net"], r["star"]["width"]) for r in results]
+    most = max(nets, key=nets.count)
+    held = {r["star"]["anchors"]: r for r, net in zip(results, nets) if net == most}
+    return sorted(held.items())
+
+
+def bars(ax, x, cells, label, **style):
+    """Values with their intervals."""
+    ax.errorbar(x, [c["value"] for c in cells], yerr=errors(cells), capsize=2, markersize=4, label=label, **style)
+
+
+def width_figure(sets, how):
+    """Left: barriers on the training set against the width. Right: star against regular, our line and the published."""
+    import numpy as np
+
+    from landscape import plots
+
+    fig, (left, right) = plots.figure(1, 2, width=9.0, height=3.8)
+    widths = [width for width, _ in sets]
+    colours = plots.palette(3)
+    for kind, colour in zip(("anchor_held_out", "star_held_out", "star_anchor"), colours):
+        bars(left, widths, [cell(found, kind, how) for _, found in sets], KINDS[kind], fmt="o-", color=colour)
+    left.set_xscale("log", base=2)
+    left.set_yscale("log")
+    left.set_xticks(widths, [str(w) for w in widths])
+    left.set_xlabel("width")
+    left.set_ylabel("train loss barrier (nats)")
+    left.legend(fontsize=8)
+    regular, star = ([cell(found, kind, how) for _, found in sets] for kind in ("anchor_held_out", "star_held_out"))
+    x, y = (np.array([c["value"] for c in cells]) for cells in (regular, star))
+    slope, offset = np.polyfit(x, y, 1)
+    right.errorbar(x, y, xerr=errors(regular), yerr=errors(star), fmt="o", markersize=4, capsize=2, color=colours[1],
+                   label=f"ours: {slope:.3f} x {offset:+.3f}")
+    for (width, _), a, b in zip(sets, x, y):
+        right.annotate(str(width), (a, b), xytext=(3, 3), textcoords="offset points", fontsize=7)
+    grid = np.linspace(0, max(x.max(), max(PUBLISHED["regular"])), 2)
+    right.plot(grid, slope * grid + offset, color=colours[1])
+    right.plot(PUBLISHED["regular"], PUBLISHED["star"], "s", color="0.5", markersize=4, markerfacecolor="none",
+               label=f"published: {PUBLISHED['slope']} x +{PUBLISHED['offset']}")
+    right.plot(grid, PUBLISHED["slope"] * grid + PUBLISHED["offset"], "--", color="0.5")
+    right.set_xlabel("regular to regular: train loss barrier (nats)")
+    right.set_ylabel("star to held-out: train loss barrier (nats)")
+    right.legend(fontsize=8)
+    found = sets[0][1]
+    fig.supxlabel(f"{found['star']['net']} on {found['star']['dataset']}, {found['star']['anchors']} anchors, "
+                  f"{found['star']['held_out']} held-out networks, aligned by {how}; {found['level']:.0%} intervals; "
+                  "numbers: widths", fontsize=8)
+    return fig
+
+
+def errors(cells):
+    return [[abs(c["value"] - (c["value"] if c[k] is None else c[k])) for c in cells] for k in ("low", "high")]
+
+
+def anchor_figure(sets, how):
+    """Barriers on the training set against the number of anchors; grey: regular to regular, of the most anchors."""
+    from landscape import plots
+
+    fig, ax = plots.figure(width=5.5, height=4.0)
+    counts = [n for n, _ in sets]
+    for kind, colour in zip(("star_held_out", "star_anchor", "mean_held_out"), plots.palette(3)):
+        bars(ax, counts, [cell(found, kind, how) for _, found in sets], KINDS[kind], fmt="o-", color=colour)
+    regular = cell(sets[-1][1], "anchor_held_out", how)
+    ax.axhline(regular["value"], color="0.5", linestyle="--", label=KINDS["anchor_held_out"])
+    if regular["low"] is not None:
+        ax.axhspan(regular["low"], regular["high"], color="0.5", alpha=0.15)
+    ax.set_xscale("log")
+    ax.set_xticks(counts, [str(n) for n in counts])
+    ax.minorticks_off()
+    ax.set_ylim(0)
+    ax.set_xlabel("anchors N")
+    ax.set_ylabel("train loss barrier (nats)")
+    ax.legend(fontsize=8)
+    found = sets[0][1]
+    fig.supxlabel(f"{found['star']['net']} on {found['star']['dataset']}, {found['star']['held_out']} held-out "
+                  f"networks, aligned by {how}; {found['level']:.0%} intervals", fontsize=8)
     return fig
 
 

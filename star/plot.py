@@ -23,6 +23,7 @@ def make_parser():
 def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
     from landscape import plots
+    from landscape.results import write_csv
 
     files = sorted(f for folder in args.folders for f in Path(folder).rglob("results.json"))
     held = {f.parent.name: found for f in files if (found := runs.read_json(f)).get("kind") in ("barriers", "star")}
@@ -32,7 +33,10 @@ def main(argv=None):
         for kind, fig in figures(found).items():
             for path in plots.save(fig, Path(args.plot_path) / f"{kind}_{name}", args.formats.split(",")):
                 print(f"figure: {path}")
-    for kind, fig in over_stars([found for found in held.values() if found["kind"] == "star"]).items():
+    stars = [found for folder in args.folders for found in comparisons(folder)]
+    if stars:
+        write_csv(Path(args.plot_path) / "stars.csv", rows := table(stars), list(rows[0]))
+    for kind, fig in over_stars(stars).items():
         for path in plots.save(fig, Path(args.plot_path) / kind, args.formats.split(",")):
             print(f"figure: {path}")
     return 0
@@ -71,8 +75,8 @@ def barrier_figure(found):
                     f"{part}_{m}_barrier": {"value": line[part][f"{m}_barrier"]} for part in ("train", "test")
                     for m in ("loss", "accuracy")}})
     note = (f"{groups and found['summary'][0]['pairs']} pairs of {len(found['models'])} networks, {found['level']:.0%} "
-            "intervals; grey: each pair")
-    return plots.interval_figure(groups, pairs, measures, note)
+            "intervals")
+    return plots.interval_figure(groups, pairs, measures, note, each="pair")
 
 
 def line_figure(found):
@@ -130,37 +134,63 @@ def star_figure(found):
                       for r in found["lines"] if (r["kind"], r["align"]) == (kind, how)]
     star = found["star"]
     note = (f"star of {star['anchors']} {star['net']} on {star['dataset']}, {star['held_out']} held-out networks; "
-            f"{found['level']:.0%} intervals; grey: each pair")
-    return plots.interval_figure(groups, pairs, measures, note)
+            f"{found['level']:.0%} intervals")
+    return plots.interval_figure(groups, pairs, measures, note, each="pair")
 
 
 def over_stars(results):
     """{"width": barriers against the width, and star against regular; "anchors": barriers against the number of
     anchors}, of the results of star.compare that allow it; in the last alignment that all of them have."""
-    if not results:
-        return {}
-    how = next((h for h in reversed(results[0]["align"]) if all(h in r["align"] for r in results)), None)
     out = {}
-    for key, sets in (("width", by_width(results)), ("anchors", by_anchors(results))):
-        if how and len(sets) > 1:
-            out[key] = (width_figure if key == "width" else anchor_figure)(sets, how)
+    for name, draw, sets in (("width", width_figure, by_width(results)), ("anchors", anchor_figure,
+                                                                          by_anchors(results))):
+        shared = [how for how in sets[0][1]["align"] if all(how in r["align"] for _, r in sets)] if sets else []
+        if len(sets) > 1 and shared:
+            out[name] = draw(sets, shared[-1])
     return out
 
 
+def comparisons(folder):
+    """The results of star.compare under a folder, of each star the last by name."""
+    held = [runs.read_json(f) for f in sorted(Path(folder).rglob("results.json")) if (f.parent / "done").exists()]
+    return list({found["star"]["path"]: found for found in held if found.get("kind") == "star"}.values())
+
+
 def by_width(results):
-    """[(width, results)] in ascending order, of each width the star of most anchors, where widths differ."""
+    """[(width, results)] in ascending order, of the network and data with stars of most widths; of each width the star
+    of most anchors."""
     held = {}
     for found in sorted(results, key=lambda r: r["star"]["anchors"]):
-        held[found["star"]["width"]] = found
-    return sorted(held.items())
+        star = found["star"]
+        held.setdefault((star["net"], star["dataset"]), {})[star["width"]] = found
+    return sorted(max(held.values(), key=len, default={}).items())
 
 
 def by_anchors(results):
-    """[(N, results)] in ascending order, of the commonest network."""
-    nets = [(r["star"]["net"], r["star"]["width"]) for r in results]
-    most = max(nets, key=nets.count)
-    held = {r["star"]["anchors"]: r for r, net in zip(results, nets) if net == most}
-    return sorted(held.items())
+    """[(N, results)] in ascending order, of the network and data with stars of most numbers of anchors."""
+    held = {}
+    for found in results:
+        star = found["star"]
+        held.setdefault((star["net"], star["width"], star["dataset"]), {})[star["anchors"]] = found
+    return sorted(max(held.values(), key=len, default={}).items())
+
+
+def table(results):
+    """A row for each star: what it is, and loss barriers on both splits with their intervals."""
+    rows = []
+    for found in results:
+        for how in found["align"]:
+            row = {k: found["star"][k] for k in ("net", "width", "dataset", "anchors", "held_out")} | {"align": how}
+            for kind in ("star_held_out", "star_anchor", "anchor_held_out", "mean_held_out", "best_held_out"):
+                for part in ("train", "test"):
+                    value = cell(found, kind, how, part)
+                    row |= {f"{kind}_{part}{end}": value and value[k] for end, k in
+                            (("", "value"), ("_low", "low"), ("_high", "high"))}
+            for role in ("star", "anchor", "mean"):
+                some = [m for m in found["models"] if m["role"] == role]
+                row |= {f"{role}_{k}": sum(m[k] for m in some) / len(some) for k in ("train_loss", "test_accuracy")}
+            rows.append(row)
+    return sorted(rows, key=lambda r: (r["net"], r["dataset"], r["width"], r["anchors"], r["align"]))
 
 
 def bars(ax, x, cells, label, **style):

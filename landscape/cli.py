@@ -5,8 +5,10 @@ Defaults live in the add_argument lines here and in the scripts, and nowhere els
 """
 
 import argparse
+import copy
 import difflib
 import errno
+import itertools
 import os
 import re
 import signal
@@ -406,6 +408,42 @@ def add_output(parser):
     w.add_argument("--wandb_group", default=None)
     w.add_argument("--wandb_tags", default="", metavar="TAG,TAG,…")
     w.add_argument("--wandb_artifact", action="store_true", help="upload the final weights too")
+
+
+SEVERAL = {"seeds": "seed", "noise_rates": "noise_rate", "noise_seeds": "noise_seed"}
+
+
+def add_several(parser):
+    """Flags of a program that trains several networks at once; see each and landscape/stacked.py."""
+    g = parser.group("several networks")
+    g.add_argument("--seeds", type=several(whole), default=None, metavar="S,S,…|A-B", help="--seed of each")
+    g.add_argument("--noise_rates", type=several(number(0)), default=None, metavar="R,R,…",
+                   help="--noise_rate of each; every one with every seed")
+    g.add_argument("--noise_seeds", type=several(whole), default=None, metavar="S,S,…|A-B",
+                   help="--noise_seed of each; every one with every seed and rate")
+    g.add_argument("--stack", default="auto", choices=("auto", "always", "never"),
+                   help="train them as one stacked network; auto: where a few timed steps say that it is faster")
+
+
+def each(args):
+    """The resolved settings of each of several networks: those that it would have alone. args are not resolved yet."""
+    from landscape import runs
+
+    for many, one in SEVERAL.items():
+        if vars(args)[many] and vars(args)[one] != args.defaults[one]:
+            raise UsageError(f"--{many} and --{one}: give one of the two")
+    members = []
+    for values in itertools.product(*(vars(args)[many] or [vars(args)[one]] for many, one in SEVERAL.items())):
+        member = copy.copy(args)
+        vars(member).update(zip(SEVERAL.values(), values))
+        member = resolve(member)
+        member.flags = [k for k in member.flags if k not in (*SEVERAL, "stack")]  # how it is trained is not what it is
+        members.append(member)
+    names = [runs.name_of(member.net, member.differs) for member in members]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise UsageError(f"two of the {len(names)} networks would be the same, {twice[0]}: --seeds changes nothing "
+                         "where --init_seed and --order_seed are given")
+    return members
 
 
 def add_point(group):

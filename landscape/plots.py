@@ -462,11 +462,11 @@ def convergence_figure(measures, level):
     return fig
 
 
-def interval_figure(groups, models, measures, note):
+def interval_figure(groups, models, measures, note, each="network"):
     """A Figure with a panel for each measure {name: label}: each group's value with its interval, and its networks as
     small grey marks below it. Rows hold group and, for each measure, {"value", "low", "high"}, each perhaps None; high
     alone is None for an interval without an upper end, which is drawn as an arrow. note: what the intervals are, in
-    words, to stand below."""
+    words, to stand below. each: what a mark is of."""
     fig, axes = figure(1, len(measures), width=2.8 * len(measures) + 1.2, height=0.45 * len(groups) + 1.5, sharey=True,
                        squeeze=False)  # fmt: skip
     places = {g["group"]: i for i, g in enumerate(groups)}
@@ -487,7 +487,7 @@ def interval_figure(groups, models, measures, note):
         ax.set_yticks(range(len(groups)), list(places))
         ax.set_xlabel(label, fontsize=8)
         ax.set_ylim(len(groups) - 0.5, -0.5)
-    fig.supxlabel(note + "; grey: each network" * (len(models) > len(groups)), fontsize=8)
+    fig.supxlabel(note + f"; grey: each {each}" * (len(models) > len(groups)), fontsize=8)
     return fig
 
 

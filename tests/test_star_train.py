@@ -92,9 +92,9 @@ def test_the_gradient_is_that_of_a_hand_written_interpolation(samples):
         anchor, t = weights.of(small(1 + n)), row[1 + n].item()
         parts.append(functional_call(small(9), {k: (1 - t) * w + t * anchor[k] for k, w in own.items()}, (part,)))
     gradients = torch.autograd.grad(F.cross_entropy(torch.cat(parts), y), own.values())
-    for name, w in star.views(star.stack.grad[0]).items():
-        expected = dict(zip(own, gradients))[name]
-        assert torch.allclose(w, expected, atol=1e-6), name
+    expected = dict(zip(own, gradients))
+    for name, gradient in star.views(star.stack.grad[0]).items():
+        assert torch.allclose(gradient, expected[name], atol=1e-6), name
     assert star.fixed.grad is None and len({tuple(d.flatten().tolist()) for d in star.drawn}) == samples
 
 

@@ -197,9 +197,8 @@ class Lines:
 
     def __init__(self, args, networks, group, entry):
         from landscape import data as datasets
-        from landscape import weights
+        from landscape import lines, weights
         from models.axes import axes_of
-        from star import lines
 
         self.args, self.lines, device = args, lines, cli.set_up_device(args)
         trained = [predictions.load(networks[k], args, entry) for k in group]

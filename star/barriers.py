@@ -207,8 +207,8 @@ def compute(args, run, members, pairs):
 
 def scene_of(args, nets, device):
     """(lines.Scene, Axes or None where nothing is aligned) of some Networks."""
+    from landscape import lines as engine
     from models.axes import axes_of
-    from star import lines as engine
 
     network = nets.trained[0].network.to(device)
     scene = engine.Scene.of(network, nets.data, nets.trained[0].preprocessing, args.bn_images, args.eval_bs)
@@ -225,7 +225,7 @@ def measured(args, run, scene, weights, pairs, axes, norms, keep=True):
     measured again."""
     import numpy as np
 
-    from star import lines as engine
+    from landscape import lines as engine
 
     ts = [k / (args.points - 1) for k in range(args.points)]
     files = {(i, j, how, norm): run.path / "arrays" / f"line-{i}-{j}-{how}-{norm}.npz"

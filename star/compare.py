@@ -203,9 +203,8 @@ def path_over_the_star(rows, i, j, how):
 
 def bend(args, scene, path, norm):
     """The barrier of loss along a learned curve, at args.points, over the straight line between its ends' losses."""
-    from landscape import evaluate, metrics, subspace
+    from landscape import evaluate, lines, metrics, subspace
     from landscape import weights as algebra
-    from star import lines
 
     weights, said = runs.read_weights(Path(path) / "model.safetensors")
     if "subspace" not in said:

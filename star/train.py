@@ -130,10 +130,10 @@ class Work:
     def __init__(self, args, anchors, held_out, device):
         import torch
 
-        from landscape import evaluate, subspace, train, weights
+        from landscape import evaluate, lines, subspace, train, weights
         from landscape.objectives import Objective
         from models.axes import axes_of
-        from star import lines, stars
+        from star import stars
 
         self.args, self.device = args, device
         self.data, network, described = train.prepare(args, device)

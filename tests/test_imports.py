@@ -24,6 +24,9 @@ WITHIN = {
     "redraw": {"cli", "runs", "plots"}, "corruptions": {"seeding", "cli"},
     "predictions": {"maps", "runs", "train", "cli", "evaluate", "data"},
     "cli": {"seeding", "runs", "data"}, "refine": {"seeding"}, "permute": {"weights", "seeding"},
+    "lines": {"evaluate", "permute", "weights", "seeding"},
+    "pairs": {"claims", "cli", "data", "lines", "maps", "metrics", "permute", "plots", "predictions", "redraw",
+              "results", "runs", "seeding", "weights"},
 }  # fmt: skip
 
 

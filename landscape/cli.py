@@ -5,8 +5,10 @@ Defaults live in the add_argument lines here and in the scripts, and nowhere els
 """
 
 import argparse
+import copy
 import difflib
 import errno
+import itertools
 import os
 import re
 import signal
@@ -250,6 +252,16 @@ def number(low=None, high=None, above=None):
     return check
 
 
+def several_of(known):
+    """A type for add_argument: some of the known words, between commas."""
+    def check(text):
+        words = text.split(",")
+        if wrong := [w for w in words if w not in known]:
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)}")
+        return list(dict.fromkeys(words))
+    return check
+
+
 def several(kind):
     """A type for add_argument: values of another type between commas, none of them twice; of whole numbers ranges too,
     as in 0-4,7."""
@@ -295,6 +307,10 @@ def add_data(parser):
                    help="symmetric: that share of each class gets another class; uniform: that share of all gets any "
                         "class; asymmetric: CIFAR-10's confused pairs (landscape/data.py)")
     g.add_argument("--noise_file", default="", metavar="FILE[:KEY]", help="given labels from a file instead")
+    add_data_here(parser)
+
+
+def add_data_here(parser):
     p = parser.group("data on this machine")
     p.add_argument("--data_root", default=None, metavar="DIR",
                    help="where the data sets lie (default: $DATA_ROOT, else ~/data)")
@@ -394,6 +410,42 @@ def add_output(parser):
     w.add_argument("--wandb_artifact", action="store_true", help="upload the final weights too")
 
 
+SEVERAL = {"seeds": "seed", "noise_rates": "noise_rate", "noise_seeds": "noise_seed"}
+
+
+def add_several(parser):
+    """Flags of a program that trains several networks at once; see each and landscape/stacked.py."""
+    g = parser.group("several networks")
+    g.add_argument("--seeds", type=several(whole), default=None, metavar="S,S,…|A-B", help="--seed of each")
+    g.add_argument("--noise_rates", type=several(number(0)), default=None, metavar="R,R,…",
+                   help="--noise_rate of each; every one with every seed")
+    g.add_argument("--noise_seeds", type=several(whole), default=None, metavar="S,S,…|A-B",
+                   help="--noise_seed of each; every one with every seed and rate")
+    g.add_argument("--stack", default="auto", choices=("auto", "always", "never"),
+                   help="train them as one stacked network; auto: where a few timed steps say that it is faster")
+
+
+def each(args):
+    """The resolved settings of each of several networks: those that it would have alone. args are not resolved yet."""
+    from landscape import runs
+
+    for many, one in SEVERAL.items():
+        if vars(args)[many] and vars(args)[one] != args.defaults[one]:
+            raise UsageError(f"--{many} and --{one}: give one of the two")
+    members = []
+    for values in itertools.product(*(vars(args)[many] or [vars(args)[one]] for many, one in SEVERAL.items())):
+        member = copy.copy(args)
+        vars(member).update(zip(SEVERAL.values(), values))
+        member = resolve(member)
+        member.flags = [k for k in member.flags if k not in (*SEVERAL, "stack")]  # how it is trained is not what it is
+        members.append(member)
+    names = [runs.name_of(member.net, member.differs) for member in members]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise UsageError(f"two of the {len(names)} networks would be the same, {twice[0]}: --seeds changes nothing "
+                         "where --init_seed and --order_seed are given")
+    return members
+
+
 def add_point(group):
     """--point, for scripts that take trained networks, subspaces among them."""
     group.add_argument("--point", default="", metavar="POINT",
@@ -401,6 +453,24 @@ def add_point(group):
                             "simplex; main.py takes several, with ; between them")
     group.add_argument("--bn_images", type=natural, default=5000,
                        help="training images from which BatchNorm statistics are re-estimated at a point; 0: all")
+
+
+def add_foreign(parser, net="", dataset="CIFAR10", named=False):
+    """What a checkpoint that does not describe itself is, in a group of flags. net, dataset: their defaults; without a
+    net each file is one of the name of its folder, unless --load_net names the file itself."""
+    g = parser.group("of foreign checkpoints", named)
+    g.add_argument("--net", default=net, metavar="NAME",
+                   help="the network, where --load_net is one file" if net else
+                        "their network (default: the name of their folder)")
+    g.add_argument("--width", "--widen_factor", type=natural, default=0, help="its width; 0: the family's own")
+    g.add_argument("--dataset", "--baseset", default=dataset, metavar="NAME",
+                   help="the set they were trained on" if dataset else
+                        "the data, all of its training set; default: the training set of the runs")
+    g.add_argument("--normalize", default="dataset", metavar="KIND",
+                   help="how their inputs were normalised: dataset, legacy (dbViz, pytorch-cifar), imagenet, none, or "
+                        "m1,m2,m3/s1,s2,s3")
+    g.add_argument("--image_size", type=natural, default=0, help="pixels a side; 0: the data set's own")
+    g.add_argument("--channels", type=natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
 
 
 def add_select(group):
@@ -565,13 +635,11 @@ def shrink(args):
             inside = path.is_relative_to(args.runs) and not path.is_relative_to(own)
             return str(own / path.relative_to(args.runs)) if inside else str(path)
 
-        if getattr(args, "load_net", ""):
-            args.load_net = made(args.load_net)
-        for name in ("members", "cyclic"):  # of a training, members is a number
+        for name in ("load_net", "connector", "star"):
+            if getattr(args, name, ""):
+                setattr(args, name, made(getattr(args, name)))
+        for name in ("members", "cyclic", "a", "b", "anchors", "held_out", "stars"):  # elsewhere numbers or words
             if isinstance(getattr(args, name, None), list):
-                setattr(args, name, [made(path) for path in getattr(args, name)])
-        for name in ("a", "b"):  # of star.barriers
-            if getattr(args, name, None):
                 setattr(args, name, [made(path) for path in getattr(args, name)])
         args.runs = str(own)
     if getattr(args, "snapshots", "") not in ("", "all"):

@@ -193,6 +193,20 @@ def bootstrap_between(values, n=2000, level=0.95, seed=0):
     return value, *_ends(value, ((rows @ values) * columns).sum(axis=1), level, freedom, spread)
 
 
+def bootstrap_strata(strata, statistic, n=2000, level=0.95, seed=0):
+    """(value, low, high) of a statistic of the list of means of several groups of independent values, each (N, ...)
+    with N of its own; every group is resampled by itself. low and high are None where a group has one value."""
+    strata = [_checked(values) for values in strata]
+    value = float(statistic([values.mean(axis=0) for values in strata]))
+    sizes = [len(values) for values in strata]
+    if min(sizes) < 2:
+        return value, None, None
+    rng = np.random.default_rng(seed)
+    draws = [statistic([values[rng.integers(len(values), size=len(values))].mean(axis=0) for values in strata])
+             for _ in range(n)]  # fmt: skip
+    return value, *_ends(value, draws, level, sum(sizes) - len(sizes), 1 - 1 / min(sizes))
+
+
 def bootstrap_planes(per_plane, n=2000, level=0.95, seed=0):
     """(mean, low, high), arrays (...), of values (..., P) over P planes; planes are drawn, the same ones for
     all entries, so that differences of entries may be taken before. low and high are None when P is 1."""

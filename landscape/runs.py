@@ -100,6 +100,14 @@ def hash8(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def digest(file):
+    """A hash of the bytes of a file. Raises FileProblem."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    except OSError as e:
+        raise FileProblem(f"{file}: {e.strerror.lower()}") from None
+
+
 def name_of(head, differs):
     """<head>_<key=value ...>-<hash8>, from the settings that differ from their defaults.
 
@@ -110,7 +118,7 @@ def name_of(head, differs):
     if seeds[0] is not None and len(set(seeds)) == 1:
         words = {k: v for k, v in words.items() if k not in ("init_seed", "order_seed", "augment_seed")}
         words["seed"] = seeds[0]
-    hidden = {"precision", "dataset", "net", "load_net", "teacher", "init_from", "members"}
+    hidden = {"precision", "dataset", "net", "load_net", "teacher", "init_from", "members", "connector"}
     shown = [f"{k}={v}" for k, v in sorted(words.items()) if k not in hidden]
     readable = re.sub(r"[^\w.=+-]+", "-", "_".join([head, *shown]))[:72].rstrip("-_.")
     return f"{readable}-{hash8(differs)}"

@@ -90,6 +90,20 @@ def load_network(path, net, args, entry, which="model", point=""):
     return trained
 
 
+def load_like(path, args, data, described, which="model"):
+    """The Trained of a network that is to be mixed with the one described. ContentError for another architecture or
+    other inputs."""
+    trained = load_network(path, args.net, args, data.entry, which)
+    if trained.architecture != described["architecture"]:
+        key, here = next((k, v) for k, v in described["architecture"].items() if trained.architecture.get(k) != v)
+        raise ContentError(f"{path} is of another architecture: its {key} is {trained.architecture.get(key)}, not "
+                           f"{here}")
+    for k in ("mean", "std"):
+        if list(trained.preprocessing[k]) != list(described["preprocessing"][k]):
+            raise ContentError(f"{path} was trained on inputs normalised otherwise: give the --normalize that it had")
+    return trained
+
+
 def some_rows(images, count):
     """`count` rows of the images (all: 0, or as many as there are), drawn once and for all."""
     count = min(count or len(images), len(images))
@@ -159,13 +173,27 @@ def parameter_count(network):
     return sum(p.numel() for p in network.parameters())
 
 
-def fit(network, data, args, run, described, penalty=None, settle=None):
+def settling(data, normalize, bn_images):
+    """What brings the BatchNorm statistics of a landscape.subspace.Subspace to its centre, as fit takes it."""
+    rows = some_rows(data.train, bn_images)
+
+    def settle(space):
+        (new,) = evaluate.reestimate_bn(space.shell, data.train, normalize, [space.state_at(space.centre)], rows)
+        for name, buffer in space.buffers_of_shell().items():
+            buffer.copy_(new[name])
+
+    return settle
+
+
+def fit(network, data, args, run, described, penalty=None, settle=None, objective=None, begin=None, note=None):
     """Train network on data.train and return the results of the last and of the best epoch.
 
     network: on its device. data: landscape.data.Data. args: the training settings of landscape.cli. run: a
     landscape.runs.Run that takes metrics, snapshots, states and weights; a state in it is resumed. described: goes
     into the checkpoints. penalty: a function of the network whose value is added to each step's loss. settle: a
-    function of the network, called before it is scored and before its last weights are written.
+    function of the network, called before it is scored and before its last weights are written. objective: in place of
+    what the settings say. begin: a function of the network and of the epoch (from 0), called before its first step.
+    note: a function of the network and of the epoch (from 1) that gives further entries of its line of metrics.
     Returns {"last": {...}, "best": {...} or None}: losses in nats, accuracies as shares; "best" is the epoch of
     highest validation accuracy (the first of equals), None without a validation set. The test set chooses nothing.
     """
@@ -177,7 +205,7 @@ def fit(network, data, args, run, described, penalty=None, settle=None):
     # GradScaler exists for fp16 alone; disabled it passes everything through.
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
     forward = torch.compile(network) if args.compile else network
-    objective = make_objective(args, data, described, device)
+    objective = objective or make_objective(args, data, described, device)
     augment = datasets.parse_augment(args.augment, data.entry)
     normalize = described["preprocessing"]
     steps = steps_per_epoch(len(data.train), args.bs)
@@ -197,6 +225,8 @@ def fit(network, data, args, run, described, penalty=None, settle=None):
             draws = data.train.draw(augment, seeding.stream(args.augment_seed, "augment", epoch))
             first, sums, seconds = state["step"], Sums(device, state["sums"]), state["seconds"]
             began = time.monotonic() - seconds
+            if begin is not None and not first:
+                begin(network, epoch)
             batches = data.train.batches(order[first * args.bs:steps * args.bs], args.bs, normalize, augment, draws)
             network.train()
             with seeding.fork(args.order_seed, "dropout", epoch):
@@ -227,6 +257,8 @@ def fit(network, data, args, run, described, penalty=None, settle=None):
             record = {"epoch": epoch + 1, "lr": rate, **sums.means(), "seconds": round(time.monotonic() - began, 3)}
             if settle is not None and curve_due(args, epoch + 1):
                 settle(network)
+            if note is not None:
+                record |= note(network, epoch + 1)
             close_epoch(network, score_of(network, normalize, args.eval_bs), data, args, run, described, state, record)
             state["step"], state["seconds"], state["sums"] = 0, 0.0, [0.0, 0.0, 0.0]
             if stop.requested or time.monotonic() - saved >= args.save_every:
@@ -237,7 +269,7 @@ def fit(network, data, args, run, described, penalty=None, settle=None):
                     raise Interrupted(f"{stop.requested}: stopped after epoch {epoch + 1}; saved in {run.path}; "
                                       "the same command resumes it")
         progress.close()
-        if settle is not None and not args.eval_every:
+        if settle is not None and not (args.eval_every and args.epochs):
             settle(network)
         run.save_weights("model", network.state_dict(), described)
         return final_results(network, data, args, run, described, state["best"])
@@ -314,20 +346,24 @@ class Stopwatch:
         return []
 
 
-def time_run(args, device, prepared=None, penalty=None, settle=None):
+def time_run(args, device, prepared=None, penalty=None, settle=None, objective=None, begin=None):
     """Time args.time_steps steps of the training that args describe, and print what the whole of it would take, as one
     line `timed: JSON`: seconds of steps and of the evaluations between them; low and high, if all steps took as long
     as the faster and as the slower half; steps; step, evaluation in seconds; measuring, what this took. Writes nothing.
 
-    The first quarter of the steps warms up and does not count. prepared, penalty, settle: as in train and fit.
+    The first quarter of the steps warms up and does not count. prepared, penalty, settle, objective, begin: as in train
+    and fit; what begins an epoch is timed once, and counts for every epoch.
     """
     data, network, described = prepared or prepare(args, device)
     network = network.to(device)
-    began = time.monotonic()
+    began = opened = time.monotonic()
+    if begin is not None:
+        begin(network, 0)
+        began = time.monotonic()
     watch = Stopwatch(args.time_steps)
     timed = argparse.Namespace(**{**vars(args), "save_every": 0.0, "eval_every": 0, "snapshots": ""})
     with suppress(Enough):
-        fit(network, data, timed, watch, described, penalty)
+        fit(network, data, timed, watch, described, penalty, objective=objective)
     took = [b - a for a, b in pairwise([began, *watch.ends])]
     took = sorted(took[max(1, len(took) // 4):] or took)
     half = (len(took) + 1) // 2
@@ -341,7 +377,7 @@ def time_run(args, device, prepared=None, penalty=None, settle=None):
     points = max(1, math.ceil(args.epochs / args.eval_every)) if args.eval_every else 1
     steps = args.epochs * steps_per_epoch(len(data.train), args.bs)
     said = {"seconds": steps * mean, "low": steps * low, "high": steps * high}
-    said = {k: v + points * evaluation for k, v in said.items()}
+    said = {k: v + points * evaluation + args.epochs * (began - opened) for k, v in said.items()}
     print("timed: " + json.dumps({**said, "steps": steps, "step": mean, "evaluation": evaluation,
                                   "measuring": time.monotonic() - began}))
     return 0

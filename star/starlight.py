@@ -19,20 +19,25 @@ def write(path, found, how, norm, kind):
     """The lines of one alignment and kind of BatchNorm, of what star.barriers found, as a YAML file."""
     import yaml
 
-    names = [m["path"] for m in found["models"]]
-    pairs = []
-    for row in found["lines"]:
-        if (row["align"], row["bn"]) == (how, norm):
-            one = {"model1_id": names[row["a"]], "model2_id": names[row["b"]], "ts": row["ts"]}
-            for part in ("train", "test"):
-                one[f"{part}_loss_barrier"] = row[part]["loss_barrier"]
-                one[f"{part}_acc_barrier"] = row[part]["accuracy_barrier"]
-                one[f"{part}_losses"] = row[part]["losses"]
-                one[f"{part}_accuracies"] = [100 * v for v in row[part]["accuracies"]]
-            pairs.append(one)
+    some = [r for r in found["lines"] if (r["align"], r["bn"]) == (how, norm)]
+    pairs = pairs_of(some, [m["path"] for m in found["models"]])
     held = {"model": found["models"][0]["group"], "dataset": found.get("dataset", ""), "setting": f"{how}_{norm}",
             **{k: pairs if k == kind else [] for k in KINDS}}
     write_bytes(path, yaml.safe_dump(held, sort_keys=False).encode())
+
+
+def pairs_of(rows, names):
+    """Lines of star.barriers, whose ends have these names, as such a list."""
+    pairs = []
+    for row in rows:
+        one = {"model1_id": names[row["a"]], "model2_id": names[row["b"]], "ts": row["ts"]}
+        for part in ("train", "test"):
+            one[f"{part}_loss_barrier"] = row[part]["loss_barrier"]
+            one[f"{part}_acc_barrier"] = row[part]["accuracy_barrier"]
+            one[f"{part}_losses"] = row[part]["losses"]
+            one[f"{part}_accuracies"] = [100 * v for v in row[part]["accuracies"]]
+        pairs.append(one)
+    return pairs
 
 
 def read(path):

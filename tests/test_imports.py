@@ -24,6 +24,9 @@ WITHIN = {
     "redraw": {"cli", "runs", "plots"}, "corruptions": {"seeding", "cli"},
     "predictions": {"maps", "runs", "train", "cli", "evaluate", "data"},
     "cli": {"seeding", "runs", "data"}, "refine": {"seeding"}, "permute": {"weights", "seeding"},
+    "lines": {"evaluate", "permute", "weights", "seeding"},
+    "pairs": {"claims", "cli", "data", "lines", "maps", "metrics", "permute", "plots", "predictions", "redraw",
+              "results", "runs", "seeding", "weights"},
 }  # fmt: skip
 
 
@@ -67,6 +70,9 @@ def test_the_top_scripts_import_only_landscape_and_models(name):
     "import landscape.results", "import landscape.plots", "import landscape.claims", "import landscape.maps",
     "import double_descent.linear, double_descent.spectra, double_descent.plot, double_descent.claims",
     "import star.barriers, star.starlight, star.plot; star.barriers.make_parser().format_help()",
+    "import star.bma, star.bma_figures; star.bma.make_parser().format_help()",
+    "import star.train, star.sources, star.compare, star.claims; "
+    "[m.make_parser().format_help() for m in vars(star).values() if hasattr(m, 'make_parser')]",
     "import double_descent.linear_figures, double_descent.spectra_figures, double_descent.bench",
     "import landscape.corruptions, ensembles.shift, ensembles.shift_figures; ensembles.shift.make_parser()",
     "import ensembles.train, ensembles.similarity, ensembles.evaluate, ensembles.paths; "

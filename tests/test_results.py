@@ -261,3 +261,17 @@ def test_over_subsets_holds_the_truth_about_as_often_as_it_says():
         _, low, high = results.over_subsets([a[i] * a[j] for i, j in pairs], subsets)
         held += low <= 4 <= high
     assert 0.91 < held / 400 < 0.98
+
+
+def test_groups_are_resampled_by_themselves():
+    """The difference of two means has the interval of Welch's test, within the error of its resampling."""
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(1, 1, 40), generator.normal(0, 3, 60)
+    value, low, high = results.bootstrap_strata([one, other], lambda means: means[0] - means[1])
+    spread = (one.var(ddof=1) / 40 + other.var(ddof=1) / 60) ** 0.5
+    assert value == pytest.approx(one.mean() - other.mean())
+    assert low == pytest.approx(value - 1.98 * spread, abs=0.1 * spread * 2)
+    assert high == pytest.approx(value + 1.98 * spread, abs=0.1 * spread * 2)
+    assert results.bootstrap_strata([one[:1], other], lambda means: means[0])[1:] == (None, None)
+    same = results.bootstrap_strata([np.ones((3, 2)), np.zeros((2, 2))], lambda means: means[0].sum())
+    assert same == (2.0, 2.0, 2.0)

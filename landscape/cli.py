@@ -33,8 +33,9 @@ SMOKE_CAPS = {"epochs": 1, "train_size": 96, "val_size": 32, "bs": 48, "planes":
 
 # Settings that change what a training computes and not how long it takes: runs that differ in these alone cost alike.
 SAME_COST = ("seed", "init_seed", "order_seed", "augment_seed", "data_seed", "noise_seed", "plane_seed", "noise_rate",
-             "noise_file", "lr", "momentum", "adam_eps", "weight_decay", "scheduler", "cycles", "milestones", "warmup",
-             "label_smoothing", "mixup_alpha", "cutmix_beta", "adv_epsilon", "adv_step", "distill_temp", "normalize")
+             "noise_file", "lr", "momentum", "adam_eps", "weight_decay", "scheduler", "cycles", "milestones", "gamma",
+             "warmup", "label_smoothing", "mixup_alpha", "cutmix_beta", "adv_epsilon", "adv_step", "distill_temp",
+             "normalize")
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -331,7 +332,7 @@ def add_training(parser):
     g.add_argument("--scheduler", default="multistep",
                    choices=("multistep", "linear", "cosine", "cyclic", "constant", "linear_decay", "swa_cyclic",
                             "swa_constant", "fge", *DROPS),
-                   help="multistep divides by 10 at --milestones; linear is the same at dbViz's (E//2.667, "
+                   help="multistep multiplies by --gamma at --milestones; linear by 0.1 at dbViz's (E//2.667, "
                         "E//1.6, E//1.142); drop_a halves at epochs 9, 19 and 29, drop_paper at 10, 20 and 30; cyclic "
                         "is a cosine of its own in each of --cycles (snapshot ensembles); swa_* and fge come to "
                         "--swa_lr, swa_cyclic and fge in --cycles; all are applied per step")
@@ -340,6 +341,7 @@ def add_training(parser):
     g.add_argument("--cycles", type=positive, default=3, help="of cyclic, swa_cyclic and fge (after --swa_start)")
     g.add_argument("--milestones", default="auto", metavar="E,E,…",
                    help="epochs, of multistep; auto: 3/8, 5/8 and 7/8 of the run")
+    g.add_argument("--gamma", type=number(0, 1), default=0.1, help="of multistep: the factor at each milestone")
     g.add_argument("--warmup", type=number(0), default=0.0, metavar="EPOCHS", help="linear from 0")
     g.add_argument("--label_smoothing", type=number(0, 1), default=0.0)
     g.add_argument("--clip_norm", type=number(0), default=0.0, help="largest norm of the gradient; 0: no clipping")

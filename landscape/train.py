@@ -574,7 +574,7 @@ def make_optimiser(network, args):
 
 
 def milestones(args):
-    """The epochs, perhaps fractions, at which the rate drops to a tenth.
+    """The epochs, perhaps fractions, at which the rate drops.
 
     --milestones, or 3/8, 5/8 and 7/8 of the run; for --scheduler linear dbViz's whole epochs E//2.667, E//1.6,
     E//1.142 (100: 37, 62, 87; 200: 74, 124, 175), of which those at epoch 0 are left out.
@@ -597,7 +597,8 @@ def learning_rate(args, step, steps):
     if args.scheduler == "constant":
         return args.lr
     if args.scheduler in ("multistep", "linear"):
-        return args.lr * 0.1 ** sum(step >= m * steps for m in milestones(args))
+        gamma = args.gamma if args.scheduler == "multistep" else 0.1
+        return args.lr * gamma ** sum(step >= m * steps for m in milestones(args))
     if args.scheduler in cli.DROPS:
         return args.lr * 0.5 ** sum(step >= e * steps for e in cli.DROPS[args.scheduler])
     done = (step - warm) / max(last - warm, 1)

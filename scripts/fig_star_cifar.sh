@@ -33,7 +33,7 @@ for seed in $(seq 0 $((most + held_out - 1))); do
 done
 all_done
 for count in $counts; do
-  together tool -m star.train "${recipe[@]}" --anchors "$runs/star/sources" \
+  together tool -m star.train "${recipe[@]}" --anchors "$runs/star_sources" \
     --select net=resnet18 "init_seed=$(seeds 0 $((count - 1)))" --seed $((1000 + count))
 done
 all_done
@@ -41,7 +41,7 @@ for count in $counts; do
   align=weights
   [ "$count" = "$most" ] && align=none,published,weights
   together tool -m star.compare --stars "$runs/star" --select net=resnet18 init_seed=$((1000 + count)) \
-    --held_out "$runs/star/sources" --held_out_select net=resnet18 "init_seed=$(seeds "$most" $((most + held_out - 1)))" \
+    --held_out "$runs/star_sources" --held_out_select net=resnet18 "init_seed=$(seeds "$most" $((most + held_out - 1)))" \
     --anchors_measured 5 --align "$align" "${points[@]}" "${on[@]}"
 done
 all_done

@@ -21,9 +21,9 @@ seeds() { seq -s '|' "$1" "$2"; }
 one_width() {
   local of=("width=$1" net=mlp1) last=$((anchors - 1))
   tool -m star.sources "${recipe[@]}" --width "$1" --seeds "0-$((anchors + held_out - 1))"
-  tool -m star.train "${recipe[@]}" --width "$1" --anchors "$runs/star/sources" \
+  tool -m star.train "${recipe[@]}" --width "$1" --anchors "$runs/star_sources" \
     --select "${of[@]}" "init_seed=$(seeds 0 $last)" --seed 1000
-  tool -m star.compare --stars "$runs/star" --select "${of[@]}" init_seed=1000 --held_out "$runs/star/sources" \
+  tool -m star.compare --stars "$runs/star" --select "${of[@]}" init_seed=1000 --held_out "$runs/star_sources" \
     --held_out_select "${of[@]}" "init_seed=$(seeds $anchors $((anchors + held_out - 1)))" "${points[@]}" \
     --align "$align" "${on[@]}"
 }

@@ -1,6 +1,6 @@
 """Measure a star: its barriers to held-out networks and to its anchors, beside what else could be at its place.
 
-    python -m star.compare --stars runs/star --held_out runs/star/sources --held_out_select init_seed=3
+    python -m star.compare --stars runs/star --held_out runs/star_sources --held_out_select init_seed=3
 
 For each star: barriers on the lines star to held-out, star to anchor, and anchor to held-out (two regular networks);
 the same from the mean of the anchors, their units aligned to each other, and from the networks of --others (averages of

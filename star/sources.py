@@ -11,7 +11,7 @@ from landscape import cli, runs
 from landscape.errors import UsageError
 
 DEFAULTS = {"nesterov": True, "scheduler": "cosine", "epochs": 200}
-STUDY = "star/sources"
+STUDY = "star_sources"
 
 
 def make_parser():

@@ -278,9 +278,9 @@ def add_network(parser):
 def add_data(parser):
     g = parser.group("data", named=True)
     g.add_argument("--dataset", "--baseset", default="CIFAR10", metavar="NAME",
-                   help="a data set's name (python -m landscape.data list), or folder:PATH")
+                   help="a data set's name (python -m landscape.data list), folder:PATH or text:PATH")
     g.add_argument("--image_size", type=natural, default=0,
-                   help="pixels a side; 0: the data set's own, or the least that the network takes")
+                   help="pixels a side, tokens of a text; 0: the data set's own, or the least that the network takes")
     g.add_argument("--channels", type=natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
     g.add_argument("--train_size", type=natural, default=0, help="training images used; 0: all")
     g.add_argument("--val_size", type=int, default=-1,
@@ -567,13 +567,13 @@ def shrink(args):
         if value is not None and (value > cap or (name == "train_size" and value == 0)):
             setattr(args, name, cap)
     if getattr(args, "dataset", "") and not args.dataset.startswith("fake"):
-        args.dataset = "digits"
+        args.dataset = "fake_text" if args.dataset.startswith("text:") else "digits"
         plain = {"noise_file": "", "noise_kind": "symmetric", "channels": 0, "image_size": 0, "normalize": "dataset"}
         for name, value in plain.items():
             if hasattr(args, name):
                 setattr(args, name, value)
         if getattr(args, "augment", "auto") != "none" and hasattr(args, "augment"):
-            args.augment = "crop"
+            args.augment = "crop" if args.dataset == "digits" else "none"
     net = getattr(args, "net", "") if hasattr(args, "epochs") else ""
     if net and ":" not in net and models.entry(net).width == "widen_factor":
         args.width = 1  # a wide ResNet of factor 30 has 328 million parameters

@@ -425,6 +425,18 @@ def add_foreign(parser, net="", dataset="CIFAR10", named=False):
     g.add_argument("--channels", type=natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
 
 
+def add_between(parser, named=False):
+    """The points of a path through given networks (landscape/between.py); the step of --at is the script's."""
+    g = parser.group("a path of networks", named)
+    g.add_argument("--between", type=several(str), default=[], metavar="RUN,RUN,…",
+                   help="instead: networks on the straight lines from each of these (runs or checkpoints) to the next, "
+                        "BatchNorm estimated anew at every point (--bn_images)")
+    g.add_argument("--at", type=several(number(0)), default=[], metavar="T,T,…",
+                   help="positions: 0 is the first network, 1 the second, 0.25 a quarter of the way; default: quarters")
+    g.add_argument("--align", default="none", choices=("none", "weights"),
+                   help="weights: permute the hidden units of each network towards the one before it")
+
+
 def add_select(group):
     """--select, for scripts that take a folder of many networks."""
     group.add_argument("--select", nargs="+", default=[], metavar="KEY=VALUE|VALUE",
@@ -590,7 +602,7 @@ def shrink(args):
         for name in ("load_net", "star"):
             if getattr(args, name, ""):
                 setattr(args, name, made(getattr(args, name)))
-        for name in ("members", "cyclic", "a", "b", "anchors"):  # of a training, members is a number
+        for name in ("members", "cyclic", "a", "b", "anchors", "between"):  # of a training, members is a number
             if isinstance(getattr(args, name, None), list):
                 setattr(args, name, [made(path) for path in getattr(args, name)])
         args.runs = str(own)

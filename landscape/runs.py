@@ -651,6 +651,15 @@ def run_source(folder, group_by):
     return Source(folder, " ".join(words) or "all", config.get("save_net") or folder.name, config)
 
 
+def digest(source, which="model"):
+    """A hash of the bytes of a network's weights: of a foreign checkpoint, or of a run's last or best."""
+    file = source.path / f"{which}.safetensors" if source.path.is_dir() else source.path
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    except OSError as e:
+        raise FileProblem(f"{file}: {e.strerror.lower()}") from None
+
+
 def measure_folder(source, root):
     """Where measures of a model go: its own run folder, or for a foreign file a folder named by its content."""
     if not source.foreign:

@@ -291,9 +291,9 @@ def add_network(parser):
 def add_data(parser):
     g = parser.group("data", named=True)
     g.add_argument("--dataset", "--baseset", default="CIFAR10", metavar="NAME",
-                   help="a data set's name (python -m landscape.data list), or folder:PATH")
+                   help="a data set's name (python -m landscape.data list), folder:PATH or text:PATH")
     g.add_argument("--image_size", type=natural, default=0,
-                   help="pixels a side; 0: the data set's own, or the least that the network takes")
+                   help="pixels a side, tokens of a text; 0: the data set's own, or the least that the network takes")
     g.add_argument("--channels", type=natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
     g.add_argument("--train_size", type=natural, default=0, help="training images used; 0: all")
     g.add_argument("--val_size", type=int, default=-1,
@@ -475,6 +475,18 @@ def add_foreign(parser, net="", dataset="CIFAR10", named=False):
     g.add_argument("--channels", type=natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
 
 
+def add_between(parser, named=False):
+    """The points of a path through given networks (landscape/between.py); the step of --at is the script's."""
+    g = parser.group("a path of networks", named)
+    g.add_argument("--between", type=several(str), default=[], metavar="RUN,RUN,…",
+                   help="instead: networks on the straight lines from each of these (runs or checkpoints) to the next, "
+                        "BatchNorm estimated anew at every point (--bn_images)")
+    g.add_argument("--at", type=several(number(0)), default=[], metavar="T,T,…",
+                   help="positions: 0 is the first network, 1 the second, 0.25 a quarter of the way; default: quarters")
+    g.add_argument("--align", default="none", choices=("none", "weights"),
+                   help="weights: permute the hidden units of each network towards the one before it")
+
+
 def add_select(group):
     """--select, for scripts that take a folder of many networks."""
     group.add_argument("--select", nargs="+", default=[], metavar="KEY=VALUE|VALUE",
@@ -617,13 +629,13 @@ def shrink(args):
         if value is not None and (value > cap or (name == "train_size" and value == 0)):
             setattr(args, name, cap)
     if getattr(args, "dataset", "") and not args.dataset.startswith("fake"):
-        args.dataset = "digits"
+        args.dataset = "fake_text" if args.dataset.startswith("text:") else "digits"
         plain = {"noise_file": "", "noise_kind": "symmetric", "channels": 0, "image_size": 0, "normalize": "dataset"}
         for name, value in plain.items():
             if hasattr(args, name):
                 setattr(args, name, value)
         if getattr(args, "augment", "auto") != "none" and hasattr(args, "augment"):
-            args.augment = "crop"
+            args.augment = "crop" if args.dataset == "digits" else "none"
     net = getattr(args, "net", "") if hasattr(args, "epochs") else ""
     if net and ":" not in net and models.entry(net).width == "widen_factor":
         args.width = 1  # a wide ResNet of factor 30 has 328 million parameters
@@ -640,7 +652,7 @@ def shrink(args):
         for name in ("load_net", "connector", "star"):
             if getattr(args, name, ""):
                 setattr(args, name, made(getattr(args, name)))
-        for name in ("members", "cyclic", "a", "b", "anchors", "held_out", "stars"):  # elsewhere numbers or words
+        for name in ("members", "cyclic", "a", "b", "anchors", "held_out", "stars", "between"):  # elsewhere no paths
             if isinstance(getattr(args, name, None), list):
                 setattr(args, name, [made(path) for path in getattr(args, name)])
         args.runs = str(own)

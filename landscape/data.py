@@ -34,6 +34,7 @@ from landscape.readers import (
     fetch,
     first_line,
     read,
+    read_texts,
     root_of,
     scan_folder,
     show,
@@ -157,6 +158,29 @@ class Images:
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             yield self.batch(part, normalize, augment, draws), self.labels[part], part
+
+
+class Texts(Images):
+    """The same for texts: store int32 (M, L) of token ids. A batch is int32 (B, L); nothing is normalised."""
+
+    def __init__(self, store, labels, words):
+        super().__init__(store, labels)
+        self.words = words
+
+    @property
+    def shape(self):
+        """(V, L): words of the vocabulary, tokens."""
+        return self.words, self.store.shape[1]
+
+    @property
+    def images(self):
+        raise UsageError("this is a set of texts, and images are needed here")
+
+    def pixels(self, rows):
+        return self.images
+
+    def batch(self, rows, normalize, augment=None, draws=None):
+        return self.gather(rows.to(self.device))
 
 
 def _on(device, draws):
@@ -354,9 +378,13 @@ def load(
     if name.startswith("folder:"):
         known, files, uniform = scan_folder(name, data_root)
     else:
-        known = entry(name)
+        known = entry(name, data_root)
     size, depth = image_size or known.image_size, channels or known.channels
-    if size < 1 or depth not in (1, 3) or (known.channels, depth) == (3, 1):
+    if known.text:
+        if depth != known.channels or not 1 <= size <= known.image_size:
+            raise UsageError(f"{name} has texts of {known.image_size} tokens from {known.channels} words; {size} of "
+                             f"{depth} were asked for (--image_size gives the tokens of a text)")
+    elif size < 1 or depth not in (1, 3) or (known.channels, depth) == (3, 1):
         raise UsageError(
             f"{name} has {known.channels} channel(s) of size {known.image_size}: image_size must be positive "
             f"and channels {'3' if known.channels == 3 else '1 or 3'}; given were {size} and {depth}"
@@ -365,6 +393,9 @@ def load(
         for part, (paths, labels) in files.items():
             reader = _Reader(paths, size, uniform)
             pools[part] = _folder_images(reader, torch.tensor(labels), device, resident, workers)
+    elif known.text:
+        for part, (tokens, labels) in read_texts(name, data_root)[1].items():
+            pools[part] = Texts(tokens[:, :size].contiguous().to(device), labels, depth)
     else:
         for part, (images, labels) in read(name, data_root).items():
             pools[part] = Images(fitted(images, size, depth).to(device), labels)
@@ -380,6 +411,8 @@ def load(
         train = train.relabel(given)
     val = pools.get("val", val)
     preprocessing = {"dataset": name, "image_size": size, "channels": depth}
+    if known.text:
+        preprocessing["vocabulary"] = known.vocabulary
     return Data(name, known, train, val, pools["test"], full, preprocessing)
 
 
@@ -423,6 +456,10 @@ def normalization(choice, entry, channels=0):
     channels: of the network's input, 0 for the entry's own; a single value is repeated. Raises UsageError.
     """
     channels = channels or entry.channels
+    if entry.text:
+        if choice not in ("dataset", "none"):
+            raise UsageError(f"--normalize {choice}: texts are not normalised; leave it out")
+        return {"kind": "none", "mean": (0.0,), "std": (1.0,)}
     kinds = {
         "dataset": (entry.mean, entry.std), "legacy": LEGACY, "imagenet": IMAGENET, "none": ((0.0,), (1.0,)),
     }  # fmt: skip

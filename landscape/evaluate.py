@@ -209,7 +209,7 @@ def batch_statistics(layers):
 def converted(x, from_, to):
     """Images (n, C, H, W) normalised as from_ says, as a network wants them: preprocessing dicts (mean, std, channels,
     image_size). One channel is repeated, the size changed by interpolation; everything is affine in x."""
-    if all(list(from_[k]) == list(to[k]) for k in ("mean", "std")) and x.shape[2] == to["image_size"]:
+    if all(list(from_[k]) == list(to[k]) for k in ("mean", "std")) and x.shape[-1] == to["image_size"]:
         return x
     x = x * tensor(from_["std"], x).view(1, -1, 1, 1) + tensor(from_["mean"], x).view(1, -1, 1, 1)
     if x.shape[1] == 1 and to["channels"] > 1:

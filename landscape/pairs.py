@@ -63,7 +63,8 @@ def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
     networks = predictions.find(args, at_least=2)
     files = class_maps(args, networks) if "regions" in args.measures else []
-    args.differs["weights"] = runs.hash8([runs.digest(n.path) for n in networks])  # other networks, another folder
+    # Other networks, another folder.
+    args.differs["weights"] = runs.hash8([runs.digest(n.source, args.which) for n in networks])
     if args.dry_run:
         count = len(networks) * (len(networks) - 1) // 2
         print(f"{runs.state_of(runs.folder('across', args, 'pairs'))}: {runs.folder('across', args, 'pairs')}\n"

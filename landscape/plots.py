@@ -462,6 +462,25 @@ def convergence_figure(measures, level):
     return fig
 
 
+@styled
+def between_figure(rows, level):
+    """A Figure over the positions of a path of networks, from the rows of regions.between: agreement of class maps with
+    the first and the last network, with bands; loss and accuracy on the test set. Grey lines: the given networks."""
+    fig, axes = figure(1, 3, width=10.0, height=2.8)
+    x = [r["position"] for r in rows]
+    cells = {end: [f"agreement_{end}{k}" for k in ("", "_low", "_high")] for end in ("first", "last")}
+    agreement = {f"with the {end} network": tuple([r[k] for r in rows] for k in keys) for end, keys in cells.items()}
+    curves(axes[0], x, agreement, ylabel="agreement of class maps", markers=True)
+    curves(axes[1], x, {"loss": [r["loss"] for r in rows]}, ylabel="test loss (nats)", markers=True)
+    curves(axes[2], x, {"accuracy": [r["accuracy"] for r in rows]}, ylabel="test accuracy", markers=True)
+    for ax in axes:
+        ax.set_xlabel("position (whole: a given network)")
+        for given in range(int(max(x)) + 1):
+            ax.axvline(given, color="0.75", linewidth=0.8, zorder=0)
+    fig.supxlabel(f"bands: {level:.0%} intervals over planes", fontsize=8)
+    return fig
+
+
 def interval_figure(groups, models, measures, note, each="network"):
     """A Figure with a panel for each measure {name: label}: each group's value with its interval, and its networks as
     small grey marks below it. Rows hold group and, for each measure, {"value", "low", "high"}, each perhaps None; high

@@ -139,7 +139,7 @@ def load(network, args, entry):
 
     held = described(network, args, entry)
     trained = runs.load(network.path, held["architecture"], held["preprocessing"])
-    train.check_classes(network.path, trained.architecture, entry)
+    train.check_classes(network.path, trained.architecture, trained.preprocessing, entry)
     return trained
 
 
@@ -177,7 +177,7 @@ def check_alike(networks, args):
     first, ways = networks[0], []
     for network in networks:
         held = described(network, args, entry)
-        train.check_classes(network.path, held["architecture"], entry)
+        train.check_classes(network.path, held["architecture"], held["preprocessing"], entry)
         ways.append(held["preprocessing"])
         wrong = [k for k in COMPARED if list_of(ways[0][k]) != list_of(ways[-1][k])]
         if wrong and not args.any_preprocessing:

@@ -100,14 +100,6 @@ def hash8(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def digest(file):
-    """A hash of the bytes of a file. Raises FileProblem."""
-    try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
-    except OSError as e:
-        raise FileProblem(f"{file}: {e.strerror.lower()}") from None
-
-
 def name_of(head, differs):
     """<head>_<key=value ...>-<hash8>, from the settings that differ from their defaults.
 
@@ -657,6 +649,15 @@ def run_source(folder, group_by):
     words = [models.canonical(config[k]) if k == "net" else f"{k}={config[k]}" for k in group_by
              if config[k] not in (None, "") and (k, config[k]) != ("width", 0)]
     return Source(folder, " ".join(words) or "all", config.get("save_net") or folder.name, config)
+
+
+def digest(source, which="model"):
+    """A hash of the bytes of a network's weights: of a foreign checkpoint, or of a run's last or best."""
+    file = source.path / f"{which}.safetensors" if source.path.is_dir() else source.path
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    except OSError as e:
+        raise FileProblem(f"{file}: {e.strerror.lower()}") from None
 
 
 def measure_folder(source, root):

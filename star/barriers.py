@@ -77,7 +77,8 @@ def main(argv=None):
     firsts, seconds = find(args.a, args.select), find(args.b, args.select)
     pairs = all_pairs(firsts, seconds)
     members = firsts + seconds
-    args.differs["weights"] = runs.hash8([digest(m, args.which) for m in members])  # other networks, another folder
+    # Other networks, another folder.
+    args.differs["weights"] = runs.hash8([runs.digest(m, args.which) for m in members])
     head = f"barriers_{len(firsts)}x{len(seconds)}" if seconds else f"barriers_{len(firsts)}"
     path = runs.folder("star", args, head)
     if args.dry_run:
@@ -134,11 +135,6 @@ def all_pairs(firsts, seconds):
     if n < 2:
         raise UsageError(f"a barrier needs two networks; -a and -b give {n}: python -m star.barriers -a ONE -b OTHER")
     return [(i, j) for i in range(n) for j in range(i + 1, n)]
-
-
-def digest(source, which):
-    """A hash of the bytes of a network's checkpoint."""
-    return runs.digest(source.path / f"{which}.safetensors" if source.path.is_dir() else source.path)
 
 
 @dataclass

@@ -70,7 +70,7 @@ def main(argv=None):
     star, anchors = find(args)
     args.members = args.members or len(anchors)
     args.differs |= {"members": args.members, "weights": runs.hash8(
-        [barriers.digest(m, args.which) for m in (star, *anchors)])}  # other networks, another folder
+        [runs.digest(m, args.which) for m in (star, *anchors)])}  # other networks, another folder
     head = f"bma_{args.members}of{len(anchors)}"
     if args.dry_run:
         path = runs.folder("star", args, head)

@@ -83,14 +83,14 @@ def measure(args, star):
     groups["held_out"] = [s for s in groups["held_out"] if not described(s, args.which)]
     if not groups["held_out"]:
         raise UsageError("--held_out gives stars only, no other network")
-    seen = {barriers.digest(s, args.which): s for s in groups["anchor"]}
+    seen = {runs.digest(s, args.which): s for s in groups["anchor"]}
     for source in groups["held_out"]:
-        if barriers.digest(source, args.which) in seen:
+        if runs.digest(source, args.which) in seen:
             raise UsageError(f"{source.path} is an anchor of {star.path}: choose others by --held_out_select")
     members = [s for group in groups.values() for s in group]
     for name in ("stars", "select", "held_out", "held_out_select", "others", "bends"):
         args.differs.pop(name, None)
-    args.differs["weights"] = runs.hash8([*(barriers.digest(m, args.which) for m in members), *args.bends])
+    args.differs["weights"] = runs.hash8([*(runs.digest(m, args.which) for m in members), *args.bends])
     head = f"compare_{star.config['net']}_star{len(groups['anchor'])}"
     path = runs.folder("star", args, head)
     if args.dry_run:

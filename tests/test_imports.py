@@ -21,6 +21,7 @@ WITHIN = {
     "train": {"cli", "data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
     "stacked": {"train", "data", "evaluate", "runs", "seeding"},
     "maps": {"runs"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives", "maps"},
+    "between": {"data", "evaluate", "permute", "predictions", "runs", "train", "weights"},
     "redraw": {"cli", "runs", "plots"}, "corruptions": {"seeding", "cli"},
     "predictions": {"maps", "runs", "train", "cli", "evaluate", "data"},
     "cli": {"seeding", "runs", "data"}, "refine": {"seeding"}, "permute": {"weights", "seeding"},
@@ -78,6 +79,7 @@ def test_the_top_scripts_import_only_landscape_and_models(name):
     "import ensembles.train, ensembles.similarity, ensembles.evaluate, ensembles.paths; "
     "[m.make_parser().format_help() for m in vars(ensembles).values() if hasattr(m, 'make_parser')]",
     "import subspaces.plot, subspaces.claims",
+    "import regions.between, regions.plot; regions.between.make_parser().format_help()",
     "import subspaces.train; subspaces.train.make_parser().format_help()",
     "import subspaces.evaluate; subspaces.evaluate.make_parser().format_help()",
     "import main; main.make_parser().format_help()",

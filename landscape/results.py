@@ -38,7 +38,7 @@ def load_records(root):
     records = []
     for done in sorted(root.rglob("done")):
         folder = done.parent
-        record = {"folder": str(folder.relative_to(root)), **_config(folder / "config.yaml")}
+        record = {"folder": str(folder.relative_to(root)), **config_of(folder / "config.yaml")}
         if (folder / "results.json").exists():
             for name, value in flattened(read_json(folder / "results.json")).items():
                 record[f"results.{name}" if name in record else name] = value
@@ -71,7 +71,7 @@ def load_curves(root, records):
     settings that differ between the runs, `epoch`, `metric` and `value` (losses in nats, accuracies as shares)."""
     root, out = Path(root), []
     records = [r for r in records if (root / r["folder"] / "metrics.jsonl").exists()]
-    own = {name for record in records for name in _config(root / record["folder"] / "config.yaml")}
+    own = {name for record in records for name in config_of(root / record["folder"] / "config.yaml")}
     names = [name for name in varying(records) if name in own] if len(records) > 1 else []
     for record in records:
         run = {name: record.get(name) for name in ("folder", *names)}
@@ -138,7 +138,8 @@ def write_csv(path, records, columns=None):
     write_bytes(path, csv_text(records, columns).encode())
 
 
-def _config(path):
+def config_of(path):
+    """The settings of a config.yaml. Raises FileProblem and ContentError."""
     import yaml
 
     try:

@@ -307,7 +307,9 @@ def add_data(parser):
     g.add_argument("--noise_kind", default="symmetric", choices=NOISE_KINDS,
                    help="symmetric: that share of each class gets another class; uniform: that share of all gets any "
                         "class; asymmetric: CIFAR-10's confused pairs (landscape/data.py)")
-    g.add_argument("--noise_file", default="", metavar="FILE[:KEY]", help="given labels from a file instead")
+    g.add_argument("--noise_file", default="", metavar="FILE[:KEY]",
+                   help="given labels from a file instead; with --noise_rate FILE.npy is a stored permutation of the "
+                        "training images, whose first ones get the labels of FILE_labels.npy (learning-subspaces)")
     add_data_here(parser)
 
 
@@ -609,8 +611,6 @@ def complete(args):
             raise UsageError("--sam_radius with --precision fp16 is not offered: use bf16")
         if args.noise_rate >= 1:
             raise UsageError(f"--noise_rate {args.noise_rate:g}: a share in [0, 1) is expected")
-        if args.noise_rate and args.noise_file:
-            raise UsageError("--noise_rate and --noise_file: give one of the two")
     if getattr(args, "noise_type", None):
         args.anchors = NOISE_TYPES[args.noise_type]
     if getattr(args, "adv", False):

@@ -282,16 +282,22 @@ def save(fig, stem, formats=("png",)):
     wrong = [form for form in formats if form not in FORMATS]
     if wrong:
         raise UsageError(f"unknown figure format {wrong[0]!r}: known are {', '.join(FORMATS)}")
+    paths = []
+    for form in formats:
+        paths.append(Path(f"{stem}.{form}"))
+        write_bytes(paths[-1], encoded(fig, form))
+    return paths
+
+
+@styled
+def encoded(fig, form):
+    """The bytes of fig as a file of one of FORMATS; equal figures give equal bytes."""
     undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     # One pass of constrained layout leaves a legend below axes of equal aspect too high, over their labels.
     fig.draw_without_rendering()
-    paths = []
-    for form in formats:
-        drawn = io.BytesIO()
-        fig.savefig(drawn, format=form, metadata=undated[form])
-        paths.append(Path(f"{stem}.{form}"))
-        write_bytes(paths[-1], drawn.getvalue())
-    return paths
+    drawn = io.BytesIO()
+    fig.savefig(drawn, format=form, metadata=undated[form])
+    return drawn.getvalue()
 
 
 def _edges(first, last, n):

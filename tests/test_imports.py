@@ -24,6 +24,7 @@ WITHIN = {
     "between": {"data", "evaluate", "permute", "predictions", "runs", "train", "weights"},
     "redraw": {"cli", "runs", "plots"}, "corruptions": {"seeding", "cli"},
     "predictions": {"maps", "runs", "train", "cli", "evaluate", "data"},
+    "report": {"claims", "cli", "plots", "results", "runs"},
     "cli": {"seeding", "runs", "data"}, "refine": {"seeding"}, "permute": {"weights", "seeding"},
     "lines": {"evaluate", "permute", "weights", "seeding"},
     "pairs": {"claims", "cli", "data", "lines", "maps", "metrics", "permute", "plots", "predictions", "redraw",
@@ -69,6 +70,7 @@ def test_the_top_scripts_import_only_landscape_and_models(name):
 @pytest.mark.parametrize("statement", [
     "import models", "import landscape.cli", "import landscape.runs", "import landscape.seeding",
     "import landscape.results", "import landscape.plots", "import landscape.claims", "import landscape.maps",
+    "import landscape.report; landscape.report.make_parser().format_help()",
     "import double_descent.linear, double_descent.spectra, double_descent.plot, double_descent.claims",
     "import star.barriers, star.starlight, star.plot; star.barriers.make_parser().format_help()",
     "import star.bma, star.bma_figures; star.bma.make_parser().format_help()",

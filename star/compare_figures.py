@@ -69,11 +69,14 @@ def width_figure(sets, how):
                    label=f"ours: {slope:.3f} x {offset:+.3f}")
     for (width, _), a, b in zip(sets, x, y):
         right.annotate(str(width), (a, b), xytext=(3, 3), textcoords="offset points", fontsize=7)
-    grid = np.linspace(0, max(x.max(), max(PUBLISHED["regular"])), 2)
+    ends = [*x, *PUBLISHED["regular"]]
+    grid = np.geomspace(min(ends), max(ends), 50)
     right.plot(grid, slope * grid + offset, color=colours[1])
     right.plot(PUBLISHED["regular"], PUBLISHED["star"], "s", color="0.5", markersize=4, markerfacecolor="none",
                label=f"published: {PUBLISHED['slope']} x +{PUBLISHED['offset']}")
     right.plot(grid, PUBLISHED["slope"] * grid + PUBLISHED["offset"], "--", color="0.5")
+    right.set_xscale("log")
+    right.set_yscale("log")
     right.set_xlabel("regular to regular: train loss barrier (nats)")
     right.set_ylabel("star to held-out: train loss barrier (nats)")
     right.legend(fontsize=8)

@@ -17,6 +17,7 @@ import textwrap
 from pathlib import Path
 
 import models
+from landscape import parallel
 from landscape.errors import FileProblem, Refusal, UsageError
 from models import ModelError
 
@@ -352,6 +353,8 @@ def add_training(parser):
     g.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"),
                    help="auto: bf16 autocast where the device computes in it, else fp32; fp16 needs CUDA")
     g.add_argument("--compile", action="store_true", help="torch.compile the network")
+    g.add_argument("--sync_bn", action="store_true",
+                   help="under torchrun: BatchNorm over the whole batch of all processes (CUDA)")
     g.add_argument("--train_mode", default="naive", choices=TRAIN_MODES,
                    help="what a step minimises (landscape/objectives.py)")
     g.add_argument("--sam_radius", type=number(above=0), default=None, metavar="RHO",
@@ -727,7 +730,7 @@ def set_up_device(args):
             raise UsageError(f"--device {name}: this machine shows {count} CUDA devices; use --device cpu")
     elif device.type not in ("cpu", "mps"):
         raise UsageError(f"--device {name}: one of auto, cpu, cuda, cuda:0 …, mps is expected")
-    return device
+    return parallel.join(device)
 
 
 def run(main):
@@ -738,6 +741,8 @@ def run(main):
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    if parallel.follows():
+        sys.stdout = open(os.devnull, "w")
     try:
         code = main(sys.argv[1:]) or 0
         sys.stdout.flush()
@@ -753,6 +758,10 @@ def run(main):
         what = "the disk is full; free some space and run the same command again" if full else e.strerror or str(e)
         code = complain(name, f"{e.filename or 'writing'}: {what}", 3)
     except (MemoryError, RuntimeError) as e:
+        if parallel.joined() and re.search("onnection|NCCL|[Tt]imed out|gloo", str(e)):
+            code = complain(name, "another process of this training has ended; what was saved is kept, run the same "
+                                  "command again to go on", 75)
+            os._exit(code)  # what waits for the other process would wait on
         if not isinstance(e, MemoryError) and not re.search("can't allocate memory|out of memory", str(e)):
             raise
         code = complain(name, "this machine has too little memory for these settings; smaller sizes, such as of "

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import models
-from landscape import cli, evaluate, objectives, runs, seeding
+from landscape import cli, evaluate, objectives, parallel, runs, seeding
 from landscape import data as datasets
 from landscape.errors import ContentError, Interrupted, UsageError
 
@@ -213,8 +213,13 @@ def fit(network, data, args, run, described, penalty=None, settle=None, objectiv
     """
     if args.epochs and len(data.train) == 0:
         raise UsageError("the training set is empty: lower --val_size or raise --train_size")
+    parallel.check(args)
     device = evaluate.device_of(network)
     network.to(memory_format=torch.channels_last)
+    if args.sync_bn:
+        network = synchronised(network, device)
+    whole = {"size": args.bs}
+    parallel.share_dropout(network, whole)
     optimiser = make_optimiser(network, args)
     # GradScaler exists for fp16 alone; disabled it passes everything through.
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
@@ -241,24 +246,27 @@ def fit(network, data, args, run, described, penalty=None, settle=None, objectiv
             began = time.monotonic() - seconds
             if begin is not None and not first:
                 begin(network, epoch)
-            batches = data.train.batches(order[first * args.bs:steps * args.bs], args.bs, normalize, augment, draws)
+            own = parallel.share(order[first * args.bs:steps * args.bs], args.bs)
+            batches = data.train.batches(own.rows, own.bs, normalize, augment, draws)
             network.train()
             with seeding.fork(args.order_seed, "dropout", epoch):
                 if first:
                     torch.set_rng_state(state["rng"])
                     if state["cuda_rng"] is not None:
                         torch.cuda.set_rng_state(state["cuda_rng"], device)
-                for step, (x, y, _) in enumerate(batches, first):
+                for step, ((x, y, _), share, size) in enumerate(zip(batches, own.shares, own.sizes), first):
+                    whole["size"] = size
                     rate = learning_rate(args, epoch * steps + step, steps)
                     for group in optimiser.param_groups:
                         group["lr"] = rate
                     for part in objective.prepare(network, x, y, args.augment_seed, epoch, step):
-                        loss, said = take_step(network, forward, objective, part, args, optimiser, scaler, penalty)
-                    sums.add(loss, (said.argmax(1) == y).sum(), len(x))
+                        loss, said = take_step(network, forward, objective, part, args, optimiser, scaler, penalty,
+                                               share)
+                    sums.add(*parallel.total(loss, (said.argmax(1) == y).sum() * (share > 0)), size)
                     progress.step(1, lambda s=sums, e=epoch: f"epoch {e + 1} loss {s.mean_loss():.4f}")
                     if (step + 1) % CHECK_EVERY == 0:
                         sums.check(epoch, step + 1)
-                    if step + 1 < steps and (stop.requested or time.monotonic() - saved >= args.save_every):
+                    if step + 1 < steps and due(stop, saved, args, device, step + 1):
                         sums.check(epoch, step + 1)
                         save(epoch, step + 1, sums.plain(), time.monotonic() - began)
                         saved = time.monotonic()
@@ -267,6 +275,7 @@ def fit(network, data, args, run, described, penalty=None, settle=None, objectiv
                             raise Interrupted(f"{stop.requested}: stopped in epoch {epoch + 1}, step {step + 1}; "
                                               f"saved in {run.path}; the same command resumes it")
             sums.check(epoch, steps)
+            parallel.share_buffers(network)
             check_weights(network, epoch, steps)
             record = {"epoch": epoch + 1, "lr": rate, **sums.means(), "seconds": round(time.monotonic() - began, 3)}
             if settle is not None and curve_due(args, epoch + 1):
@@ -275,7 +284,7 @@ def fit(network, data, args, run, described, penalty=None, settle=None, objectiv
                 record |= note(network, epoch + 1)
             close_epoch(network, score_of(network, normalize, args.eval_bs), data, args, run, described, state, record)
             state["step"], state["seconds"], state["sums"] = 0, 0.0, [0.0, 0.0, 0.0]
-            if stop.requested or time.monotonic() - saved >= args.save_every:
+            if due(stop, saved, args, device):
                 save(epoch + 1, 0, [0.0, 0.0, 0.0], 0.0)
                 saved = time.monotonic()
                 if stop.requested and epoch + 1 < args.epochs:
@@ -286,7 +295,27 @@ def fit(network, data, args, run, described, penalty=None, settle=None, objectiv
         if settle is not None and not (args.eval_every and args.epochs):
             settle(network)
         run.save_weights("model", network.state_dict(), described)
+        parallel.wait()  # for the metrics that are read now
         return final_results(network, data, args, run, described, state["best"])
+
+
+def due(stop, saved, args, device, step=0):
+    """Is it time to save the state: long enough since `saved`, or somebody asked to stop? Several processes agree on
+    it, every CHECK_EVERY steps, since that waits for the device."""
+    late = time.monotonic() - saved >= args.save_every
+    if parallel.joined():
+        if step % CHECK_EVERY:
+            return False
+        asked, late = parallel.anyone(stop.requested, late, device=device)
+        stop.requested = stop.requested or asked and "another process was asked to stop"
+    return bool(stop.requested or late)
+
+
+def synchronised(network, device):
+    """The network with BatchNorm's statistics over the whole batch of all processes (--sync_bn)."""
+    if device.type != "cuda":
+        raise UsageError("--sync_bn is for CUDA: PyTorch has no SyncBatchNorm on a CPU")
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
 def load_state(run):
@@ -406,15 +435,15 @@ def evaluation_seconds(network, images, normalize, bs):
     return (time.monotonic() - began) * len(images) / len(part)
 
 
-def take_step(network, forward, objective, batch, args, optimiser, scaler, penalty=None):
+def take_step(network, forward, objective, batch, args, optimiser, scaler, penalty=None, share=1.0):
     """One optimiser step on a batch (x, target), in args.accumulate parts. Returns (mean loss, logits (B, C)), on the
-    device."""
+    device. share: what part of a batch of several processes this is; the loss is its part of their mean."""
     optimiser.zero_grad(set_to_none=True)
-    total, said = accumulate(network, forward, objective, *batch, args, scaler, penalty)
+    total, said = accumulate(network, forward, objective, *batch, args, scaler, penalty, share)
     if args.sam_radius:
         with perturbed(network, args.sam_radius), no_statistics(network):
             optimiser.zero_grad(set_to_none=True)
-            accumulate(network, forward, objective, *batch, args, scaler, penalty)
+            accumulate(network, forward, objective, *batch, args, scaler, penalty, share)
     if args.clip_norm:
         scaler.unscale_(optimiser)
         torch.nn.utils.clip_grad_norm_(network.parameters(), args.clip_norm)
@@ -423,20 +452,22 @@ def take_step(network, forward, objective, batch, args, optimiser, scaler, penal
     return total, said
 
 
-def accumulate(network, forward, objective, x, target, args, scaler, penalty):
-    """Add the gradients of the batch's mean loss, in parts. Returns (loss, logits (B, C)), detached."""
+def accumulate(network, forward, objective, x, target, args, scaler, penalty, share=1.0):
+    """Add the gradients of the batch's mean loss, in parts, and those of all processes. Returns (loss, logits (B, C)),
+    detached."""
     total, logits = 0.0, []
     for px, pt in zip(x.chunk(args.accumulate), target.chunk(args.accumulate)):
         with evaluate.autocast(x.device, args.precision):
             said = forward(px)
-            loss = objective.loss(said, pt) * (len(px) / len(x))
+            loss = objective.loss(said, pt) * (share * len(px) / len(x))
         total = total + loss.detach()
         logits.append(said.detach())
         scaler.scale(loss).backward()
     if penalty is not None:
-        extra = penalty(network)
+        extra = penalty(network) / parallel.world()[1]  # every process has the same
         scaler.scale(extra).backward()
         total = total + extra.detach()
+    parallel.add_gradients(network)
     return total, torch.cat(logits)
 
 
@@ -540,7 +571,7 @@ def restore(state, network, optimiser, scaler):
 
 def score_of(network, normalize, bs):
     """The function that gives loss and accuracy of the network on images."""
-    return lambda images: evaluate.score(network, images, normalize, bs)
+    return lambda images: parallel.scored(lambda part: evaluate.score(network, part, normalize, bs), images)
 
 
 def curve_point(score, data):

@@ -4,7 +4,7 @@
 
 A training goes to its own folder under --runs, named by its settings; done again, it is not repeated, and broken off,
 it is resumed. --load_net draws trained networks instead: a run folder, a checkpoint, or a folder of many, which gives
-a grid of panels (architecture x seed) on one plane.
+a grid of panels (architecture x seed) on one plane. --between RUN,RUN draws the networks on the line between two.
 """
 
 import json
@@ -30,6 +30,7 @@ def make_parser():
     g.add_argument("--column_by", default="", metavar="KEY",
                    help="the setting that makes the columns of a grid of panels (default: the seeds)")
     cli.add_select(g)
+    cli.add_between(parser)
     g = parser.group("plane")
     g.add_argument("--imgs", default="", metavar="ID,ID,ID",
                    help="anchors: ids in the unsplit set; none: draw nothing; default: three of different classes, by "
@@ -61,12 +62,15 @@ def main(argv=None):
         raise UsageError(f"--resolution {args.resolution}: at least 2 points a side are needed")
     if Path(args.save_net).name != args.save_net:
         raise UsageError(f"--save_net {args.save_net}: a name is expected, not a path; runs lie under --runs")
+    path = find_between(args)
     if args.dry_run:
-        return plan(args)
+        return plan(args, path)
     if args.time_steps and not args.load_net:
         from landscape import train
 
         return train.time_run(args, cli.set_up_device(args))
+    if path:
+        return draw_between(args, path)
     if args.load_net:
         sources = runs.find_models(args.load_net, args.group_by.split(","), args.select)
         if args.ids == "none":
@@ -143,8 +147,11 @@ def anchor_ids(args):
     return ids
 
 
-def plan(args):
-    """What would be done, printed; nothing is written."""
+def plan(args, path):
+    """What would be done, printed; nothing is written. path: the sources of --between."""
+    if path:
+        print("\n".join(f"draw {name}" for name in maps.names_between(path, args.at)))
+        return 0
     if args.load_net:
         for source in runs.find_models(args.load_net, args.group_by.split(","), args.select):
             print(f"draw {source.group}: {source.path}")
@@ -206,40 +213,78 @@ def draw(args, sources, sink=None):
     named = [s.seed_name if not args.column_by else f"{args.column_by} {s.config[args.column_by]}" for s in sources]
     cells = [(s.group, " ".join([name] + [point] * (len(columns) > 1)), found[point][1][n])
              for n, (s, name) in enumerate(zip(sources, named)) for point in columns]
-    if args.refine:
-        print(maps.refined([arrays["refined"] for _, _, arrays in cells], args.resolution**2))
     if len(sources) == 1:
         folder = runs.measure_folder(sources[0], args.runs)
     else:
         folder = Path(args.runs) / "regions" / f"panels-{runs.hash8([settings, [str(s.path) for s in sources]])}"
+    save(args, cells, folder, sink)
+    return 0
+
+
+def save(args, cells, folder, sink=None):
+    """The figure of cells = [(row, column, arrays)], in the folder's figures/ or --plot_path, and in wandb."""
     from landscape import plots
 
+    if args.refine:
+        print(maps.refined([arrays["refined"] for _, _, arrays in cells], args.resolution**2))
     fig = plots.plane_panels(cells, shaded=not args.flat)
     ids = "-".join(str(i) for i in cells[0][2]["ids"] if i >= 0)
     if args.anchors != "distinct":
         ids = "_".join(filter(None, [args.anchors, ids or f"seed{args.plane_seed}"]))
-    words = [f"{sources[0].group.replace(' ', '_')}_{ids}_{args.seed}" if args.plot_path else f"regions_{ids}"]
+    words = [f"{cells[0][0].replace(' ', '_')}_{ids}_{args.seed}" if args.plot_path else f"regions_{ids}"]
     stem = Path(args.plot_path or folder / "figures") / "_".join(words + ["flat"] * args.flat)
     for path in plots.save(fig, stem, args.formats.split(",")):
         print(f"figure: {path}")
     log_figure(args, folder, Path(f"{stem}.png"), sink)
+
+
+def find_between(args):
+    """The sources of --between, [] where it is not given; --at is filled in."""
+    if not args.between:
+        return []
+    if args.load_net or args.point or args.ids == "none":
+        flag = "--load_net" if args.load_net else "--point" if args.point else "--imgs none"
+        raise UsageError(f"{flag} and --between: give one of the two")
+    return maps.find_between(args)
+
+
+def draw_between(args, sources):
+    """Class maps of the networks at --at of the path through the sources, on one plane, and their figure."""
+    own = maps.between_settings(args, sources)
+    settings = {**plane_settings(args, sources), **own}
+    folder = Path(args.runs) / "regions" / f"between-{runs.hash8(own)}"
+    files = [folder / "arrays" / f"plane-{runs.hash8({**settings, 'at': p})}.npz" for p in args.at]
+    missing = [(p, f) for p, f in zip(args.at, files) if args.force or not f.exists()]
+    if missing or args.save_triplets:
+        from landscape import between
+
+        points = [p for p, _ in missing]
+        path = between.load(args, sources, points, settings["dataset"], cli.set_up_device(args))
+        compute(args, settings, missing, sources, path.at)
+    names = maps.names_between(sources, args.at)
+    save(args, [(sources[0].group, name, runs.read_arrays(f)) for name, f in zip(names, files)], folder)
     return 0
 
 
 def maps_at(args, sources):
     """(settings, [arrays of each source]) of the class maps at one --point, computed where they are missing."""
-    settings = {"dataset": args.dataset if sources[0].foreign else sources[0].config["dataset"], "split": args.split,
-                "ids": args.ids, "plane_seed": args.plane_seed, "resolution": args.resolution,
-                "range_l": args.range_l, "range_r": args.range_r, "precision": args.map_precision,
-                "which": args.which, "as_published": args.as_published,
-                **({"refine": args.refine} if args.refine else {}), **maps.point_settings(args),
-                **maps.anchor_settings(args, [s.config for s in sources]), **maps.foreign_settings(args, sources)}
+    settings = plane_settings(args, sources)
     name = f"plane-{runs.hash8(settings)}.npz"
     files = [runs.measure_folder(s, args.runs) / "arrays" / name for s in sources]
     missing = [(s, f) for s, f in zip(sources, files) if args.force or not f.exists()]
     if missing or args.save_triplets:
         compute(args, settings, missing, sources)
     return settings, [runs.read_arrays(f) for f in files]
+
+
+def plane_settings(args, sources):
+    """What determines the class maps of sources on a plane."""
+    return {"dataset": args.dataset if sources[0].foreign else sources[0].config["dataset"], "split": args.split,
+            "ids": args.ids, "plane_seed": args.plane_seed, "resolution": args.resolution,
+            "range_l": args.range_l, "range_r": args.range_r, "precision": args.map_precision,
+            "which": args.which, "as_published": args.as_published,
+            **({"refine": args.refine} if args.refine else {}), **maps.point_settings(args),
+            **maps.anchor_settings(args, [s.config for s in sources]), **maps.foreign_settings(args, sources)}
 
 
 def log_figure(args, folder, png, sink):
@@ -275,8 +320,9 @@ def anchors(args, settings, data, network):
     return flat, held, draw
 
 
-def compute(args, settings, missing, sources):
-    """Class maps of the sources in `missing` = [(source, file)], on the plane that settings describe."""
+def compute(args, settings, missing, sources, load=None):
+    """Class maps of the sources in `missing` = [(source, file)], on the plane that settings describe. load: of what
+    stands in `missing` in the place of sources, the Trained."""
     import numpy as np
 
     from landscape import anchors as drawing
@@ -293,7 +339,7 @@ def compute(args, settings, missing, sources):
     given = [int(made.images.labels[i]) if i >= 0 else -1 for i in held.ids]
     progress = runs.Progress(len(missing), "decision regions")
     for source, file in missing:
-        trained = train.load_source(source, args, data.entry)
+        trained = load(source) if load else train.load_source(source, args, data.entry)
         mapper = evaluate.ClassMapper(trained.network.to(device), args.map_precision, args.eval_bs)
         mapper = refine.refining(mapper, args.refine)
         said = mapper(evaluate.seen_by(flat, space, trained.preprocessing), coords)

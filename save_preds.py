@@ -30,15 +30,7 @@ def make_parser():
                    help="of a run: the last weights, or the best on its validation set")
     cli.add_point(g)
     cli.add_select(g)
-    g = parser.group("of foreign checkpoints")
-    g.add_argument("--net", default="ResNet", metavar="NAME", help="the network, where --load_net is one file")
-    g.add_argument("--width", "--widen_factor", type=cli.natural, default=0, help="its width; 0: the family's own")
-    g.add_argument("--dataset", "--baseset", default="CIFAR10", metavar="NAME", help="the set they were trained on")
-    g.add_argument("--normalize", default="dataset", metavar="KIND",
-                   help="how their inputs were normalised: dataset, legacy (dbViz, pytorch-cifar), imagenet, none, "
-                        "or m1,m2,m3/s1,s2,s3")
-    g.add_argument("--image_size", type=cli.natural, default=0, help="pixels a side; 0: the data set's own")
-    g.add_argument("--channels", type=cli.natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
+    cli.add_foreign(parser, net="ResNet")
     g = parser.group("computing")
     g.add_argument("--map_precision", default="auto", choices=("auto", "fp32", "bf16"),
                    help="bf16 labels points near boundaries again in fp32; auto: bf16 where the device has it")

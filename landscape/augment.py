@@ -72,6 +72,8 @@ def parse_augment(text, entry):
     """
     text = (entry.augment if text == "auto" else text) or "none"
     steps = []
+    if entry.text and text != "none":
+        raise UsageError(f"--augment {text}: texts are not augmented; leave it out")
     for word in [] if text == "none" else text.split(","):
         name, _, given = word.strip().partition("=")
         if name not in AUGMENTS:

@@ -253,6 +253,16 @@ def number(low=None, high=None, above=None):
     return check
 
 
+def several_of(known):
+    """A type for add_argument: some of the known words, between commas."""
+    def check(text):
+        words = text.split(",")
+        if wrong := [w for w in words if w not in known]:
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)}")
+        return list(dict.fromkeys(words))
+    return check
+
+
 def several(kind):
     """A type for add_argument: values of another type between commas, none of them twice; of whole numbers ranges too,
     as in 0-4,7."""
@@ -281,9 +291,9 @@ def add_network(parser):
 def add_data(parser):
     g = parser.group("data", named=True)
     g.add_argument("--dataset", "--baseset", default="CIFAR10", metavar="NAME",
-                   help="a data set's name (python -m landscape.data list), or folder:PATH")
+                   help="a data set's name (python -m landscape.data list), folder:PATH or text:PATH")
     g.add_argument("--image_size", type=natural, default=0,
-                   help="pixels a side; 0: the data set's own, or the least that the network takes")
+                   help="pixels a side, tokens of a text; 0: the data set's own, or the least that the network takes")
     g.add_argument("--channels", type=natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
     g.add_argument("--train_size", type=natural, default=0, help="training images used; 0: all")
     g.add_argument("--val_size", type=int, default=-1,
@@ -297,7 +307,13 @@ def add_data(parser):
     g.add_argument("--noise_kind", default="symmetric", choices=NOISE_KINDS,
                    help="symmetric: that share of each class gets another class; uniform: that share of all gets any "
                         "class; asymmetric: CIFAR-10's confused pairs (landscape/data.py)")
-    g.add_argument("--noise_file", default="", metavar="FILE[:KEY]", help="given labels from a file instead")
+    g.add_argument("--noise_file", default="", metavar="FILE[:KEY]",
+                   help="given labels from a file instead; with --noise_rate FILE.npy is a stored permutation of the "
+                        "training images, whose first ones get the labels of FILE_labels.npy (learning-subspaces)")
+    add_data_here(parser)
+
+
+def add_data_here(parser):
     p = parser.group("data on this machine")
     p.add_argument("--data_root", default=None, metavar="DIR",
                    help="where the data sets lie (default: $DATA_ROOT, else ~/data)")
@@ -443,6 +459,36 @@ def add_point(group):
                        help="training images from which BatchNorm statistics are re-estimated at a point; 0: all")
 
 
+def add_foreign(parser, net="", dataset="CIFAR10", named=False):
+    """What a checkpoint that does not describe itself is, in a group of flags. net, dataset: their defaults; without a
+    net each file is one of the name of its folder, unless --load_net names the file itself."""
+    g = parser.group("of foreign checkpoints", named)
+    g.add_argument("--net", default=net, metavar="NAME",
+                   help="the network, where --load_net is one file" if net else
+                        "their network (default: the name of their folder)")
+    g.add_argument("--width", "--widen_factor", type=natural, default=0, help="its width; 0: the family's own")
+    g.add_argument("--dataset", "--baseset", default=dataset, metavar="NAME",
+                   help="the set they were trained on" if dataset else
+                        "the data, all of its training set; default: the training set of the runs")
+    g.add_argument("--normalize", default="dataset", metavar="KIND",
+                   help="how their inputs were normalised: dataset, legacy (dbViz, pytorch-cifar), imagenet, none, or "
+                        "m1,m2,m3/s1,s2,s3")
+    g.add_argument("--image_size", type=natural, default=0, help="pixels a side; 0: the data set's own")
+    g.add_argument("--channels", type=natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
+
+
+def add_between(parser, named=False):
+    """The points of a path through given networks (landscape/between.py); the step of --at is the script's."""
+    g = parser.group("a path of networks", named)
+    g.add_argument("--between", type=several(str), default=[], metavar="RUN,RUN,…",
+                   help="instead: networks on the straight lines from each of these (runs or checkpoints) to the next, "
+                        "BatchNorm estimated anew at every point (--bn_images)")
+    g.add_argument("--at", type=several(number(0)), default=[], metavar="T,T,…",
+                   help="positions: 0 is the first network, 1 the second, 0.25 a quarter of the way; default: quarters")
+    g.add_argument("--align", default="none", choices=("none", "weights"),
+                   help="weights: permute the hidden units of each network towards the one before it")
+
+
 def add_select(group):
     """--select, for scripts that take a folder of many networks."""
     group.add_argument("--select", nargs="+", default=[], metavar="KEY=VALUE|VALUE",
@@ -565,8 +611,6 @@ def complete(args):
             raise UsageError("--sam_radius with --precision fp16 is not offered: use bf16")
         if args.noise_rate >= 1:
             raise UsageError(f"--noise_rate {args.noise_rate:g}: a share in [0, 1) is expected")
-        if args.noise_rate and args.noise_file:
-            raise UsageError("--noise_rate and --noise_file: give one of the two")
     if getattr(args, "noise_type", None):
         args.anchors = NOISE_TYPES[args.noise_type]
     if getattr(args, "adv", False):
@@ -585,13 +629,13 @@ def shrink(args):
         if value is not None and (value > cap or (name == "train_size" and value == 0)):
             setattr(args, name, cap)
     if getattr(args, "dataset", "") and not args.dataset.startswith("fake"):
-        args.dataset = "digits"
+        args.dataset = "fake_text" if args.dataset.startswith("text:") else "digits"
         plain = {"noise_file": "", "noise_kind": "symmetric", "channels": 0, "image_size": 0, "normalize": "dataset"}
         for name, value in plain.items():
             if hasattr(args, name):
                 setattr(args, name, value)
         if getattr(args, "augment", "auto") != "none" and hasattr(args, "augment"):
-            args.augment = "crop"
+            args.augment = "crop" if args.dataset == "digits" else "none"
     net = getattr(args, "net", "") if hasattr(args, "epochs") else ""
     if net and ":" not in net and models.entry(net).width == "widen_factor":
         args.width = 1  # a wide ResNet of factor 30 has 328 million parameters
@@ -605,9 +649,10 @@ def shrink(args):
             inside = path.is_relative_to(args.runs) and not path.is_relative_to(own)
             return str(own / path.relative_to(args.runs)) if inside else str(path)
 
-        if getattr(args, "load_net", ""):
-            args.load_net = made(args.load_net)
-        for name in ("members", "cyclic", "a", "b", "anchors", "held_out", "stars"):  # elsewhere numbers or words
+        for name in ("load_net", "connector", "star"):
+            if getattr(args, name, ""):
+                setattr(args, name, made(getattr(args, name)))
+        for name in ("members", "cyclic", "a", "b", "anchors", "held_out", "stars", "between"):  # elsewhere no paths
             if isinstance(getattr(args, name, None), list):
                 setattr(args, name, [made(path) for path in getattr(args, name)])
         args.runs = str(own)

@@ -34,6 +34,7 @@ from landscape.readers import (
     fetch,
     first_line,
     read,
+    read_texts,
     root_of,
     scan_folder,
     show,
@@ -44,8 +45,8 @@ from landscape.seeding import stream
 
 __all__ = [
     "AUGMENTS", "Augment", "DATASETS", "Data", "Entry", "Images", "Streamed", "entry", "fetch", "load",
-    "NOISE_KINDS", "given_by", "noisy_labels", "normalization", "parse_augment", "read_noise_file", "to_float",
-    "verify",
+    "NOISE_KINDS", "given_by", "noisy_labels", "normalization", "parse_augment", "permuted_labels",
+    "read_noise_file", "to_float", "verify",
 ]  # fmt: skip
 
 LARGE = 20_000  # training sets from here on give 5,000 images to validation
@@ -157,6 +158,29 @@ class Images:
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             yield self.batch(part, normalize, augment, draws), self.labels[part], part
+
+
+class Texts(Images):
+    """The same for texts: store int32 (M, L) of token ids. A batch is int32 (B, L); nothing is normalised."""
+
+    def __init__(self, store, labels, words):
+        super().__init__(store, labels)
+        self.words = words
+
+    @property
+    def shape(self):
+        """(V, L): words of the vocabulary, tokens."""
+        return self.words, self.store.shape[1]
+
+    @property
+    def images(self):
+        raise UsageError("this is a set of texts, and images are needed here")
+
+    def pixels(self, rows):
+        return self.images
+
+    def batch(self, rows, normalize, augment=None, draws=None):
+        return self.gather(rows.to(self.device))
 
 
 def _on(device, draws):
@@ -344,19 +368,21 @@ def load(
     val_size: None for 5,000 of 20,000 or more training images, else 0 (a folder with val/ beside test/ has
     its own). train_size: that many of what the split left, 0 for all. noise: rate of the label noise of
     noise_kind (noisy_labels); noise_file: "FILE" or "FILE:KEY" with a label for each image of the unsplit
-    training set; both touch only train. image_size, channels: 0 for the set's own. resident: keep a folder's
-    pictures in memory (None: if they are of one size and take less than 2 GB). Raises UsageError, FileProblem
-    (missing) and ContentError (corrupt).
+    training set, or with noise a stored permutation (permuted_labels); both touch only train. image_size,
+    channels: 0 for the set's own. resident: keep a folder's pictures in memory (None: if they are of one size
+    and take less than 2 GB). Raises UsageError, FileProblem (missing) and ContentError (corrupt).
     """
-    if noise and noise_file:
-        raise UsageError("--noise and --noise_file exclude each other: give one")
     pools, known = {}, None
     if name.startswith("folder:"):
         known, files, uniform = scan_folder(name, data_root)
     else:
-        known = entry(name)
+        known = entry(name, data_root)
     size, depth = image_size or known.image_size, channels or known.channels
-    if size < 1 or depth not in (1, 3) or (known.channels, depth) == (3, 1):
+    if known.text:
+        if depth != known.channels or not 1 <= size <= known.image_size:
+            raise UsageError(f"{name} has texts of {known.image_size} tokens from {known.channels} words; {size} of "
+                             f"{depth} were asked for (--image_size gives the tokens of a text)")
+    elif size < 1 or depth not in (1, 3) or (known.channels, depth) == (3, 1):
         raise UsageError(
             f"{name} has {known.channels} channel(s) of size {known.image_size}: image_size must be positive "
             f"and channels {'3' if known.channels == 3 else '1 or 3'}; given were {size} and {depth}"
@@ -365,6 +391,9 @@ def load(
         for part, (paths, labels) in files.items():
             reader = _Reader(paths, size, uniform)
             pools[part] = _folder_images(reader, torch.tensor(labels), device, resident, workers)
+    elif known.text:
+        for part, (tokens, labels) in read_texts(name, data_root)[1].items():
+            pools[part] = Texts(tokens[:, :size].contiguous().to(device), labels, depth)
     else:
         for part, (images, labels) in read(name, data_root).items():
             pools[part] = Images(fitted(images, size, depth).to(device), labels)
@@ -372,7 +401,10 @@ def load(
     full = pools["train"]
     train, val = _split(name, full, val_size, "val" in pools, data_seed)
     train = _shorten(name, train, train_size, data_seed)
-    if noise_file:
+    if noise_file and noise:
+        given = permuted_labels(noise_file, full.labels.cpu(), noise, len(known.classes))
+        train = train.relabel(given[train.ids.cpu()])
+    elif noise_file:
         train = train.relabel(read_noise_file(noise_file, len(full), len(known.classes))[train.ids.cpu()])
     elif noise:
         generator = stream(noise_seed, "noise")
@@ -380,6 +412,8 @@ def load(
         train = train.relabel(given)
     val = pools.get("val", val)
     preprocessing = {"dataset": name, "image_size": size, "channels": depth}
+    if known.text:
+        preprocessing["vocabulary"] = known.vocabulary
     return Data(name, known, train, val, pools["test"], full, preprocessing)
 
 
@@ -423,6 +457,10 @@ def normalization(choice, entry, channels=0):
     channels: of the network's input, 0 for the entry's own; a single value is repeated. Raises UsageError.
     """
     channels = channels or entry.channels
+    if entry.text:
+        if choice not in ("dataset", "none"):
+            raise UsageError(f"--normalize {choice}: texts are not normalised; leave it out")
+        return {"kind": "none", "mean": (0.0,), "std": (1.0,)}
     kinds = {
         "dataset": (entry.mean, entry.std), "legacy": LEGACY, "imagenet": IMAGENET, "none": ((0.0,), (1.0,)),
     }  # fmt: skip
@@ -531,6 +569,22 @@ def read_noise_file(spec, count, classes):
     if not bool((whole == labels).all()) or int(whole.min()) < 0 or int(whole.max()) >= classes:
         raise ContentError(f"--noise_file {path}: labels must be whole numbers in 0..{classes - 1}")
     return whole
+
+
+def permuted_labels(path, labels, rate, classes):
+    """Label noise int64 (N,) that learning-subspaces has stored: path is FILE.npy, a permutation of the N images of the
+    unsplit training set, and beside it lies FILE_labels.npy, N labels. The first int(rate * N) images of the
+    permutation get the first of those labels, their own class among them. Raises UsageError, FileProblem, ContentError.
+    """
+    order, beside = read_noise_file(path, len(labels), len(labels)), path.removesuffix(".npy") + "_labels.npy"
+    if not os.path.exists(beside):
+        raise UsageError(f"--noise_file {path} with --noise_rate is a permutation of the training images and needs "
+                         f"{beside} beside it; for a file of labels leave --noise_rate out")
+    if len(order.unique()) < len(order):
+        raise ContentError(f"--noise_file {path}: it names an image twice; with --noise_rate a permutation is expected")
+    chosen, given = order[:int(rate * len(order))], labels.clone()
+    given[chosen] = read_noise_file(beside, len(labels), classes)[:len(chosen)]
+    return given
 
 
 # --- python -m landscape.data -----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ probs (P, S, C), float16. Its name is the hash of its settings. Older files have
 import json
 
 from landscape.errors import ContentError, FileProblem, UsageError
-from landscape.runs import few, hash8, measure_folder, read_arrays, read_json
+from landscape.runs import digest, few, find_models, hash8, measure_folder, read_arrays, read_json
 
 GRID = ("planes", "resolution", "range_l", "range_r", "plane_seed", "split", "as_published", "anchors")
 CHOSEN = (*GRID, "which", "refine")  # what tells files of class maps of one network apart
@@ -38,6 +38,37 @@ def settings(args, sources):
             **({"save_probs": True} if getattr(args, "save_probs", False) else {}),
             **({"refine": args.refine} if args.refine else {}), **point_settings(args),
             **anchor_settings(args, [s.config for s in sources]), **foreign_settings(args, sources)}
+
+
+def find_between(args):
+    """The Sources that --between names, one each. Fills in --at: quarters of every line, where it was not given.
+    Raises UsageError and FileProblem."""
+    found = [find_models(path) for path in args.between]
+    for path, sources in zip(args.between, found):
+        if len(sources) > 1:
+            raise UsageError(f"--between {path} holds {len(sources)} networks: name runs or checkpoints")
+    last = len(found) - 1
+    if last < 1:
+        raise UsageError("--between needs two networks, a comma between them")
+    args.at = args.at or [k / 4 for k in range(4 * last + 1)]
+    if max(args.at) > last:
+        raise UsageError(f"--at {max(args.at):g}: the last of {last + 1} networks stands at {last}")
+    sources = [s for s, in found]
+    sets = {s.config.get("dataset", args.dataset) for s in sources}
+    if len(sets) > 1:
+        raise UsageError(f"the networks were trained on different data sets ({', '.join(sorted(sets))}): name networks "
+                         "of one")
+    return sources
+
+
+def between_settings(args, sources):
+    """What determines the networks of a path, besides their positions."""
+    return {"between": [digest(s, args.which) for s in sources], "align": args.align, "bn_images": args.bn_images}
+
+
+def names_between(sources, positions):
+    """What the networks at these positions are called: a given one by its name."""
+    return [f"{p:g}: {sources[int(p)].seed_name}" if p % 1 == 0 else f"{p:g}" for p in positions]
 
 
 def point_settings(args):

@@ -27,14 +27,7 @@ def add_networks(parser, cli, default):
     cli.add_select(g)
     g.add_argument("--any_preprocessing", action="store_true",
                    help="compare networks whose inputs are normalised or sized differently")
-    g = parser.group("of foreign checkpoints", named=True)
-    g.add_argument("--net", default="", metavar="NAME", help="their network (default: the name of their folder)")
-    g.add_argument("--width", "--widen_factor", type=cli.natural, default=0, help="its width; 0: the family's own")
-    g.add_argument("--dataset", "--baseset", default="CIFAR10", metavar="NAME", help="the set they were trained on")
-    g.add_argument("--normalize", default="dataset", metavar="KIND",
-                   help="how their inputs were normalised: dataset, legacy, imagenet, none, or m1,m2,m3/s1,s2,s3")
-    g.add_argument("--image_size", type=cli.natural, default=0, help="pixels a side; 0: the data set's own")
-    g.add_argument("--channels", type=cli.natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
+    cli.add_foreign(parser, named=True)
     p = parser.group("data on this machine")
     p.add_argument("--data_root", default=None, metavar="DIR",
                    help="where the data sets lie (default: $DATA_ROOT, else ~/data)")
@@ -146,7 +139,7 @@ def load(network, args, entry):
 
     held = described(network, args, entry)
     trained = runs.load(network.path, held["architecture"], held["preprocessing"])
-    train.check_classes(network.path, trained.architecture, entry)
+    train.check_classes(network.path, trained.architecture, trained.preprocessing, entry)
     return trained
 
 
@@ -184,7 +177,7 @@ def check_alike(networks, args):
     first, ways = networks[0], []
     for network in networks:
         held = described(network, args, entry)
-        train.check_classes(network.path, held["architecture"], entry)
+        train.check_classes(network.path, held["architecture"], held["preprocessing"], entry)
         ways.append(held["preprocessing"])
         wrong = [k for k in COMPARED if list_of(ways[0][k]) != list_of(ways[-1][k])]
         if wrong and not args.any_preprocessing:

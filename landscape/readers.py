@@ -3,14 +3,19 @@
 torchvision's readers and checksums do the work where they exist. Nothing here downloads but fetch.
 """
 
-# N images, H rows, W columns, C channels.
+# N images, H rows, W columns, C channels; N texts of L tokens, V words in the vocabulary.
 
+import collections
 import contextlib
+import csv
 import difflib
 import fcntl
+import functools
+import hashlib
 import io
 import os
 import pickle
+import re
 import socket
 import zipfile
 from dataclasses import dataclass
@@ -37,7 +42,8 @@ UNREADABLE = (
 class Entry:
     """What is known of a data set: class names, true per-pixel mean and std in [0, 1], size, channels.
 
-    sizes are (train, test); augment is what "auto" means; files are (path under the root, md5).
+    sizes are (train, test); augment is what "auto" means; files are (path under the root, md5). text: the set holds
+    texts of image_size tokens, each one of `channels` words; vocabulary is a hash of these, in their order.
     """
 
     classes: tuple
@@ -48,6 +54,8 @@ class Entry:
     sizes: tuple
     augment: str = "none"
     files: tuple = ()
+    text: bool = False
+    vocabulary: str = ""
 
 
 TEN = tuple("0123456789")
@@ -111,23 +119,32 @@ DATASETS = {
         ),
     ),
     "fake": Entry(TEN, (0.5032, 0.4977, 0.4941), (0.2116, 0.2067, 0.2007), 32, 3, (512, 256)),
+    "fake_text": Entry(tuple("0123"), (0.0,), (1.0,), 24, 200, (512, 256), text=True),
 }  # fmt: skip
+
+# Of text:PATH. The vocabulary is made of the words that occur so often in the training texts, the most frequent first.
+MIN_COUNT = 2
+MOST_WORDS = 50_000
+MOST_TOKENS = 128  # a longer text is cut
+PADDING, UNKNOWN = 0, 1  # the first two words of every vocabulary
 
 
 def entry(name, data_root=None):
-    """The Entry of a name: a key of DATASETS, "fake:CxHxW:CLASSES:N" or "folder:PATH" (which is read).
+    """The Entry of a name: a key of DATASETS, "fake:CxHxW:CLASSES:N", "folder:PATH" or "text:PATH" (which are read).
 
     Raises UsageError for an unknown name, FileProblem and ContentError for a folder.
     """
     if name in DATASETS:
         return DATASETS[name]
+    if name.startswith("text:"):
+        return read_texts(name, data_root)[0]
     if name.startswith("folder:"):
         return scan_folder(name, data_root)[0]
     if name.startswith("fake:"):
         return _fake_entry(name)
     near = difflib.get_close_matches(name.lower(), [n.lower() for n in DATASETS], 1, 0.5)
     near = [n for n in DATASETS if n.lower() in near]
-    known = ", ".join([*DATASETS, "folder:PATH", "fake:CxHxW:CLASSES:N"])
+    known = ", ".join([*DATASETS, "folder:PATH", "text:PATH", "fake:CxHxW:CLASSES:N"])
     hint = f"did you mean {near[0]}?" if near else f"known: {known}"
     raise UsageError(f"unknown data set {name!r}; {hint}")
 
@@ -246,6 +263,105 @@ def _make_fake(name):
     return parts
 
 
+# --- texts --------------------------------------------------------------------------------------------------
+
+
+def read_texts(name, data_root=None):
+    """fake_text or text:PATH to (Entry, {"train": (int32 (N, L) token ids, int64 (N,)), "test": …}).
+
+    PATH holds train.csv and test.csv as AG-News comes: in each row the class, counted from 1, and then the text in one
+    or several fields; classes.txt, where it is there, names the classes, a line each. Tokens are words and single
+    punctuation marks in lower case. Raises FileProblem and ContentError.
+    """
+    if name == "fake_text":
+        return DATASETS[name], _make_fake_text(DATASETS[name])
+    root = _folder_of(name, data_root)
+    files = [root / "train.csv", root / "test.csv"]
+    for file in files:
+        if not file.is_file():
+            raise FileProblem(f"{file} is missing; text:PATH expects train.csv and test.csv, whose rows are a class, "
+                              "counted from 1, and a text")
+    return _read_texts(root, tuple(f.stat().st_mtime_ns for f in files))
+
+
+@functools.lru_cache(maxsize=2)
+def _read_texts(root, changed):
+    texts, labels = zip(*(_text_rows(root / f"{part}.csv") for part in ("train", "test")))
+    classes = max(labels[0])
+    names = tuple(str(c) for c in range(1, classes + 1))
+    if (root / "classes.txt").is_file():
+        names = tuple((root / "classes.txt").read_text(encoding="utf-8").split("\n")[:classes])
+    if set(labels[0]) != set(range(1, classes + 1)) or max(labels[1]) > classes or len(names) < classes or classes < 2:
+        raise ContentError(f"{root}: train.csv holds the classes {sorted(set(labels[0]))[:5]} …, of which test.csv and "
+                           "classes.txt must have no other; they are counted from 1, without gaps")
+    words = vocabulary(texts[0])
+    length = min(MOST_TOKENS, max(map(len, texts[0])))
+    parts = {part: (token_ids(some, words, length), torch.tensor(own) - 1)
+             for part, some, own in zip(("train", "test"), texts, labels)}
+    sizes = len(labels[0]), len(labels[1])
+    told = hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
+    return Entry(names, (0.0,), (1.0,), length, len(words) + 2, sizes, text=True, vocabulary=told), parts
+
+
+def _text_rows(file):
+    """([tokens of each text], [class]) of a CSV file; a head line is passed over."""
+    texts, labels = [], []
+    try:
+        with open(file, encoding="utf-8", newline="") as lines:
+            reader = csv.reader(lines)
+            for row in reader:
+                if not row or (not texts and reader.line_num == 1 and not row[0].strip().isdigit()):
+                    continue
+                if len(row) < 2 or not row[0].strip().isdigit() or int(row[0]) < 1:
+                    raise ValueError(f"line {reader.line_num} is not a class, counted from 1, and a text")
+                labels.append(int(row[0]))
+                texts.append(re.findall(r"\w+|[^\w\s]", " ".join(row[1:]).lower()))
+        if not any(texts):
+            raise ValueError("it holds no text")
+    except OSError as e:
+        raise FileProblem(f"{file}: {e.strerror.lower()}") from None
+    except (ValueError, csv.Error) as e:  # a UnicodeDecodeError too
+        raise ContentError(f"{file}: {first_line(e)}") from None
+    return texts, labels
+
+
+def vocabulary(texts):
+    """{word: id} of lists of tokens, the most frequent first and equals in the order of the alphabet."""
+    counts = collections.Counter(word for text in texts for word in text)
+    often = sorted((w for w, n in counts.items() if n >= MIN_COUNT), key=lambda w: (-counts[w], w))
+    return {word: UNKNOWN + 1 + i for i, word in enumerate(often[:MOST_WORDS - 2])}
+
+
+def token_ids(texts, words, length):
+    """int32 (N, length): ids of the first tokens of each text, then padding."""
+    out = np.full((len(texts), length), PADDING, dtype=np.int32)
+    for row, text in zip(out, texts):
+        row[:len(text)] = [words.get(word, UNKNOWN) for word in text[:length]]
+    return torch.from_numpy(out)
+
+
+def _make_fake_text(known):
+    """Of each text's tokens some come from its class's own words and the others from all."""
+    generator = stream(0, "fake_text")
+    classes, own, parts = len(known.classes), 20, {}
+    for part, count in zip(("train", "test"), known.sizes):
+        labels = torch.arange(count) % classes
+        shape = count, known.image_size
+        some = UNKNOWN + 1 + own * labels[:, None] + torch.randint(own, shape, generator=generator)
+        other = torch.randint(UNKNOWN, known.channels, shape, generator=generator)
+        ids = torch.where(torch.rand(shape, generator=generator) < 0.3, some, other)
+        lengths = torch.randint(known.image_size // 3, known.image_size + 1, (count, 1), generator=generator)
+        ids[torch.arange(known.image_size) >= lengths] = PADDING
+        parts[part] = ids.int(), labels
+    return parts
+
+
+def _folder_of(name, data_root):
+    """The folder that folder:PATH or text:PATH names: as it stands, or in the root of the data sets."""
+    path = Path(name.partition(":")[2]).expanduser()
+    return path if path.is_absolute() or path.is_dir() else root_of(data_root) / path
+
+
 # --- folders of pictures ------------------------------------------------------------------------------------
 
 
@@ -253,9 +369,7 @@ def scan_folder(name, data_root):
     """folder:PATH to (Entry, {"train": (paths, labels), "test": …, "val": … or not}, one square size?)."""
     from torchvision.datasets.folder import find_classes
 
-    root = Path(name.removeprefix("folder:")).expanduser()
-    if not root.is_absolute() and not root.is_dir():
-        root = root_of(data_root) / root
+    root = _folder_of(name, data_root)
     if not (root / "train").is_dir():
         raise FileProblem(f"{root} has no train/ folder; folder:PATH expects train/CLASS/… and val/ or test/")
     try:
@@ -381,7 +495,8 @@ def fetch(name, data_root=None, mirror=""):
 
 
 def verify(name, data_root=None):
-    """Check the md5 of each file of a data set, or decode each picture of a folder; returns their number.
+    """Check the md5 of each file of a data set, or read all of a folder of pictures or texts; returns the number of
+    files.
 
     Raises FileProblem (missing), ContentError (md5 differs, unreadable).
     """
@@ -396,7 +511,9 @@ def verify(name, data_root=None):
             except (OSError, SyntaxError, ValueError) as error:
                 raise unreadable(path, error) from None
         return len(paths)
-    known, root = entry(name), root_of(data_root)
+    if name.startswith("text:"):
+        return len(read_texts(name, data_root)[1])
+    known, root = entry(name, data_root), root_of(data_root)
     missing, corrupt = _problems(known, root, True)
     mend = f"`python -m landscape.data fetch {name}` restores it"
     if corrupt:
@@ -414,6 +531,10 @@ def show(root):
         if 0 < there < len(known.files):
             state = f"incomplete ({there} of {len(known.files)})"
         shape = f"{known.channels}x{known.image_size}x{known.image_size}"
+        if known.text:
+            shape = f"{known.image_size} tokens"
         print(f"{name:14}{len(known.classes):8}  {shape:12}{known.sizes[0]:8}{known.sizes[1]:8}  {state}")
     print("folder:PATH          pictures in PATH/train and PATH/val or PATH/test, one folder for each class")
+    print(f"text:PATH            PATH/train.csv and test.csv, rows of class and text, as AG-News: words that occur "
+          f"{MIN_COUNT} times, at most {MOST_WORDS:,}; the first {MOST_TOKENS} tokens")
     print("fake:CxHxW:CLASSES:N patterns and noise, made when asked for")

@@ -110,7 +110,7 @@ def name_of(head, differs):
     if seeds[0] is not None and len(set(seeds)) == 1:
         words = {k: v for k, v in words.items() if k not in ("init_seed", "order_seed", "augment_seed")}
         words["seed"] = seeds[0]
-    hidden = {"precision", "dataset", "net", "load_net", "teacher", "init_from", "members"}
+    hidden = {"precision", "dataset", "net", "load_net", "teacher", "init_from", "members", "connector"}
     shown = [f"{k}={v}" for k, v in sorted(words.items()) if k not in hidden]
     readable = re.sub(r"[^\w.=+-]+", "-", "_".join([head, *shown]))[:72].rstrip("-_.")
     return f"{readable}-{hash8(differs)}"
@@ -649,6 +649,15 @@ def run_source(folder, group_by):
     words = [models.canonical(config[k]) if k == "net" else f"{k}={config[k]}" for k in group_by
              if config[k] not in (None, "") and (k, config[k]) != ("width", 0)]
     return Source(folder, " ".join(words) or "all", config.get("save_net") or folder.name, config)
+
+
+def digest(source, which="model"):
+    """A hash of the bytes of a network's weights: of a foreign checkpoint, or of a run's last or best."""
+    file = source.path / f"{which}.safetensors" if source.path.is_dir() else source.path
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    except OSError as e:
+        raise FileProblem(f"{file}: {e.strerror.lower()}") from None
 
 
 def measure_folder(source, root):

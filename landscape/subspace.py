@@ -277,7 +277,7 @@ class Subspace(nn.Module):
         return self.at(x, self.centre if coeffs is None else coeffs)
 
     def at(self, x, coeffs):
-        return functional_call(self.shell, self.point(coeffs), (x,))
+        return functional_call(self.shell, self.point(coeffs), (x,), tie_weights=bool(self.aliases))
 
     @torch.compiler.disable
     def draw(self):

@@ -46,6 +46,7 @@ def make_network(args, data):
     architecture = {"name": models.canonical(args.net), "num_classes": len(data.entry.classes),
                     "in_channels": data.preprocessing["channels"], "image_size": data.preprocessing["image_size"],
                     "width": args.width}
+    check_inputs(f"--net {args.net}", args.net, data.entry)
     normalize = datasets.normalization(args.normalize, data.entry, data.preprocessing["channels"])
     described = {"architecture": architecture, "preprocessing": {**data.preprocessing, **normalize}}
     with seeding.fork(args.init_seed, "init"):
@@ -81,7 +82,7 @@ def load_network(path, net, args, entry, which="model", point=""):
     re-estimated there, on args.bn_images training images."""
     held = foreign(net, args, entry) if Path(path).is_file() else {}
     trained = runs.load(path, **held, which=which, point=point)
-    check_classes(path, trained.architecture, entry)
+    check_classes(path, trained.architecture, trained.preprocessing, entry)
     if trained.stale and evaluate.norm_layers(trained.network):
         seen = trained.preprocessing
         images = datasets.load(seen["dataset"], args.data_root, val_size=0, image_size=seen["image_size"],
@@ -120,11 +121,24 @@ def foreign(net, args, entry):
                               **datasets.normalization(args.normalize, entry, channels)}}
 
 
-def check_classes(path, architecture, entry):
-    """Raise ContentError where a network's class count differs from the data set's."""
+def check_classes(path, architecture, preprocessing, entry):
+    """Raise ContentError where a network's class count or vocabulary differs from the data set's."""
     if architecture["num_classes"] != len(entry.classes):
         raise ContentError(f"{path} has {architecture['num_classes']} classes, the data set has {len(entry.classes)}: "
                            "give the --dataset that it was trained on")
+    check_inputs(path, architecture["name"], entry)
+    if entry.text and preprocessing.get("vocabulary", entry.vocabulary) != entry.vocabulary:
+        raise ContentError(f"{path} was trained with another vocabulary than that of the data set's training texts: "
+                           "give the --dataset that it was trained on")
+
+
+def check_inputs(what, net, entry):
+    """Raise ContentError where a network takes texts and the data set holds images, or the other way round."""
+    if ":" in net and not net.startswith("timm:"):
+        return  # nothing is known of it
+    if models.entry(net).text != entry.text:
+        kinds = ("texts", "images") if entry.text else ("images", "texts")
+        raise ContentError(f"{what} takes {kinds[1]}, the data set holds {kinds[0]}: give another --net or --dataset")
 
 
 def attacked(args, sources, entry):
@@ -462,6 +476,8 @@ def no_statistics(network):
 def make_objective(args, data, described, device="cpu"):
     """The landscape.objectives.Objective of the settings; a teacher is loaded once, onto the device."""
     preprocessing, teacher = described["preprocessing"], None
+    if data.entry.text and args.train_mode in ("mixup", "cutmix", "adv", "adv_mix"):
+        raise UsageError(f"--train_mode {args.train_mode} mixes or changes pixels, and the data set holds texts")
     if args.teacher:
         held = load_network(args.teacher, args.teacher_net or args.net, args, data.entry)
         theirs = evaluate.Adapted(held.network, preprocessing, held.preprocessing)

@@ -3,7 +3,7 @@
 Nothing here loads torch: a name maps to "module:function" inside this package, imported when it is built.
 Every such function takes num_classes, in_channels, image_size (pixels of a side, square images) and its own
 settings by keyword, and returns a network from images (B, in_channels, image_size, image_size) to logits
-(B, num_classes).
+(B, num_classes); one of texts is from token ids (B, image_size), each below in_channels.
 """
 
 import difflib
@@ -24,7 +24,7 @@ class Entry:
     """One row of MODELS.
 
     width is the name of the argument of `factory` that scales the network ("" if none does). Images must have
-    at least min_size pixels a side (exactly, if fixed_size), and a multiple of `multiple`.
+    at least min_size pixels a side (exactly, if fixed_size), and a multiple of `multiple`. text: it takes texts.
     """
 
     factory: str
@@ -35,6 +35,7 @@ class Entry:
     fixed_size: bool = False
     multiple: int = 1
     note: str = ""
+    text: bool = False
 
 
 def _resnet(depth, *aliases):
@@ -107,8 +108,15 @@ MODELS = {
     "wrn-28-10": _wide(28, 10, "WideResNet", "WideResNet_10"),
     "wrn-28-20": _wide(28, 20, "WideResNet_20"),
     "wrn-28-30": _wide(28, 30, "WideResNet_30"),
+    "resnet18_torch": Entry(
+        "torchvision_models:resnet", (), "", {"depth": 18}, min_size=32, note="torchvision's resnet18, ImageNet stem",
+    ),
+    "resnet50_torch": Entry(
+        "torchvision_models:resnet", (), "widen_factor", {"depth": 50}, min_size=32,
+        note="torchvision's resnet50, ImageNet stem; width: the widening factor of its bottlenecks (1)",
+    ),
     "wide_resnet50_2": Entry(
-        "torchvision_models:wide_resnet50", (), "widen_factor", {"widen_factor": 2}, min_size=32,
+        "torchvision_models:resnet", (), "widen_factor", {"depth": 50, "widen_factor": 2}, min_size=32,
         note="torchvision's, ImageNet stem; width: the widening factor of its bottlenecks (2)",
     ),
     "densenet121": Entry(
@@ -163,6 +171,10 @@ MODELS = {
     "mlpmixer4": Entry(
         "mlpmixer:mlpmixer", ("MLPMixer4",), "dim", min_size=4, multiple=4,
         note="Tolstikhin et al. 2021, patches of 4x4, 12 layers; width: the embedding (512)",
+    ),
+    "text_classifier": Entry(
+        "text:text_classifier", ("simple_text_classifier",), "width", text=True,
+        note="of texts: mean of the words' vectors, one linear layer; width: the vectors' length (64)",
     ),
     "vit_pt_interpolate": _timm(
         "upsampled", "vit_small_patch16_224", "ViT_pt_interpolate", True,

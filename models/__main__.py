@@ -16,12 +16,18 @@ def own_size(row):
     return max(32, row.min_size)
 
 
-def empty(name, row, num_classes=10, in_channels=3, image_size=0, width=0):
+def own_channels(row):
+    """3; of texts a usual vocabulary."""
+    return 50_000 if row.text else 3
+
+
+def empty(name, row, num_classes=10, in_channels=0, image_size=0, width=0):
     """The network with shapes but no values: building it takes no memory, and fetches no weights."""
     import torch
 
     unfetched = {"pretrained": False} if "pretrained" in row.settings else {}
-    shape = {"in_channels": in_channels, "image_size": image_size or own_size(row), "width": width}
+    shape = {"in_channels": in_channels or own_channels(row), "image_size": image_size or own_size(row),
+             "width": width}
     with torch.device("meta"):
         return build(name, num_classes, **shape, **unfetched).eval()
 
@@ -30,8 +36,18 @@ def parameters(module):
     return sum(weight.numel() for weight in module.parameters())
 
 
-def measure(network, in_channels, image_size):
-    """(MACs of one image, [(name, output shape, parameters, MACs) of each direct child with weights]).
+def inputs(row, batch, in_channels, image_size, device="cpu"):
+    """Inputs of a network of this row, of no particular values."""
+    import torch
+
+    if row.text:
+        return torch.zeros(batch, image_size, dtype=torch.int32, device=device)
+    return torch.zeros(batch, in_channels, image_size, image_size, device=device)
+
+
+def measure(network, x):
+    """(MACs of one input x on the meta device, [(name, output shape, parameters, MACs) of each direct child with
+    weights]).
 
     MACs are the multiply-adds of convolutions and matrix products, as torch counts them.
     """
@@ -50,7 +66,7 @@ def measure(network, in_channels, image_size):
     handles = [child.register_forward_hook(note_shape(name)) for name, child in children.items()]
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        network(torch.empty(1, in_channels, image_size, image_size, device="meta"))
+        network(x)
     for handle in handles:
         handle.remove()
     counts = counter.get_flop_counts()
@@ -95,19 +111,23 @@ def info(args):
     name = canonical(args.name)
     row = entry(name)
     size = args.image_size or own_size(row)
-    network = empty(name, row, args.num_classes, args.in_channels, size, args.width)
-    macs, stages = measure(network, args.in_channels, size)
+    channels = args.in_channels or own_channels(row)
+    network = empty(name, row, args.num_classes, channels, size, args.width)
+    macs, stages = measure(network, inputs(row, 1, channels, size, "meta"))
 
     sizes = f"{row.min_size}x{row.min_size}" + ("" if row.fixed_size else " or larger")
+    if row.text:
+        sizes = "any length"
     if row.multiple > 1:
         sizes += f", a multiple of {row.multiple}"
     print(f"name        {name}")
     print(f"aliases     {', '.join(row.aliases) or '-'}")
     print(f"note        {row.note}")
-    print(f"input       any number of channels; {sizes}")
+    print(f"input       {'token ids of any vocabulary' if row.text else 'any number of channels'}; {sizes}")
     print(f"--width     {row.width or '-'}")
     print(f"parameters  {parameters(network):,} for {args.num_classes} classes")
-    print(f"MACs        {short(macs)} for an image of {args.in_channels}x{size}x{size}\n")
+    one = f"a text of {size} tokens" if row.text else f"an image of {channels}x{size}x{size}"
+    print(f"MACs        {short(macs)} for {one}\n")
     table = [("stage", "output", "parameters", "MACs")]
     for stage, shape, count, stage_macs in stages:
         table.append((stage, "x".join(map(str, shape)), f"{count:,}", short(stage_macs)))
@@ -123,7 +143,7 @@ def parse(argv):
     one = verbs.add_parser("info", help="parameters, MACs and stages of one network")
     one.add_argument("name", help="a name or alias of the list, wrn-D-K, or timm:NAME")
     one.add_argument("--num_classes", type=int, default=10, help="outputs (default: %(default)s)")
-    one.add_argument("--in_channels", type=int, default=3, help="channels of an image (default: %(default)s)")
+    one.add_argument("--in_channels", type=int, default=0, help="channels of an image (default: 3); of texts, words")
     one.add_argument("--image_size", type=int, default=0, help="pixels of a side (default: 32 where it fits)")
     one.add_argument("--width", type=int, default=0, help="the width argument (default: the network's own)")
     return parser.parse_args(argv)

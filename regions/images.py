@@ -48,14 +48,7 @@ def add_flags(parser, towards):
                    help="where partners come from")
     g.add_argument("--plane_seed", "--set_data_seed", type=int, default=1, help="choice of images and directions")
     g.add_argument("--level", type=cli.number(0.5, 0.9999), default=0.95, help="of the intervals")
-    g = parser.group("of foreign checkpoints")
-    g.add_argument("--net", default="ResNet", metavar="NAME", help="the network, where --load_net is one file")
-    g.add_argument("--width", "--widen_factor", type=cli.natural, default=0, help="its width; 0: the family's own")
-    g.add_argument("--dataset", "--baseset", default="CIFAR10", metavar="NAME", help="the set they were trained on")
-    g.add_argument("--normalize", default="dataset", metavar="KIND",
-                   help="how their inputs were normalised: dataset, legacy, imagenet, none, or m1,m2,m3/s1,s2,s3")
-    g.add_argument("--image_size", type=cli.natural, default=0, help="pixels a side; 0: the data set's own")
-    g.add_argument("--channels", type=cli.natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
+    cli.add_foreign(parser, net="ResNet")
     g = parser.group("computing")
     g.add_argument("--data_root", default=None, metavar="DIR",
                    help="where the data sets lie (default: $DATA_ROOT, else ~/data)")

@@ -2,14 +2,14 @@
 
     python -m regions.plot runs/regions --formats pdf,svg
 
-Under the given folders it reads what main.py (arrays/plane-*.npz) and calculate_iou.py (results.json) saved. Networks
-that lie on the same plane go into one grid of panels.
+Under the given folders it reads what main.py (arrays/plane-*.npz), calculate_iou.py and regions.between (results.json)
+saved. Networks that lie on the same plane go into one grid of panels.
 """
 
 import json
 from pathlib import Path
 
-from landscape import cli, runs
+from landscape import cli, redraw, runs
 from landscape.errors import FileProblem
 
 
@@ -32,7 +32,8 @@ def main(argv=None):
     if args.style:
         plots.add_style(args.style)
     planes, agreements = found(args.folders, args.group_by.split(","))
-    if not planes and not agreements:
+    paths = dict(redraw.found(args.folders, ["between"]))
+    if not planes and not agreements and not paths:
         raise FileProblem(f"{', '.join(args.folders)}: no saved planes (arrays/plane-*.npz) and no agreement "
                           "(results.json of calculate_iou.py); run main.py or calculate_iou.py first")
     figures = {}
@@ -41,6 +42,8 @@ def main(argv=None):
     for folder, held in agreements.items():
         for name, fig in plots.agreement_figures(held, {s: s for s in held["scores"]}).items():
             figures[f"{name}_{folder}"] = fig
+    for folder, held in paths.items():
+        figures[f"between_{folder.name}"] = plots.between_figure(held["rows"], held["level"])
     for name, fig in figures.items():
         for path in plots.save(fig, Path(args.plot_path) / name, args.formats.split(",")):
             print(f"figure: {path}")

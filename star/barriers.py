@@ -22,36 +22,11 @@ ALIGNMENTS = ("none", "weights", "activations", "sinkhorn", "published")
 NORMS = ("stored", "reset", "repair")
 
 
-def several_of(known):
-    """A type for add_argument: some of the known words, between commas."""
-    def check(text):
-        words = text.split(",")
-        if wrong := [w for w in words if w not in known]:
-            raise cli.argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)}")
-        return list(dict.fromkeys(words))
-    return check
-
-
 def three(text):
     value = cli.whole(text)
     if value < 3:
         raise cli.argparse.ArgumentTypeError(f"{text} is below 3")
     return value
-
-
-def add_foreign(parser):
-    """Flags of programs whose networks may be foreign checkpoints, and where the data lie."""
-    g = parser.group("of foreign checkpoints", named=True)
-    g.add_argument("--net", default="", metavar="NAME", help="what network they are (default: their folder's name)")
-    g.add_argument("--width", "--widen_factor", type=cli.natural, default=0, help="its width; 0: the family's own")
-    g.add_argument("--dataset", default="", metavar="NAME",
-                   help="the data, all of its training set; default: the training set of the runs")
-    g.add_argument("--normalize", default="dataset", metavar="KIND", help="how their inputs were normalised")
-    g.add_argument("--image_size", type=cli.natural, default=0, help="pixels a side; 0: the data set's own")
-    g.add_argument("--channels", type=cli.natural, default=0, choices=(0, 1, 3), help="0: the data set's own")
-    g = parser.group("data on this machine")
-    g.add_argument("--data_root", default=None, metavar="DIR", help="where the data sets lie")
-    g.add_argument("--workers", type=cli.natural, default=2, help="decoding processes, for sets larger than memory")
 
 
 def add_points(g):
@@ -73,14 +48,14 @@ def make_parser():
     g.add_argument("--which", default="model", choices=("model", "best"),
                    help="of a run: the last weights, or the best on its validation set")
     cli.add_select(g)
-    add_foreign(parser)
+    cli.add_foreign(parser, dataset="", named=True)
     g = parser.group("lines", named=True)
     add_points(g)
-    g.add_argument("--align", type=several_of(ALIGNMENTS), default=["none", "weights"], metavar="HOW,…",
+    g.add_argument("--align", type=cli.several_of(ALIGNMENTS), default=["none", "weights"], metavar="HOW,…",
                    help=f"some of {', '.join(ALIGNMENTS)}: by what units are matched, side by side")
     g.add_argument("--as_published", action="store_true",
                    help="--align published besides: weight matching without what rebasin 0.0.47 omits")
-    g.add_argument("--bn", type=several_of(NORMS), default=["reset"], metavar="HOW,…",
+    g.add_argument("--bn", type=cli.several_of(NORMS), default=["reset"], metavar="HOW,…",
                    help="some of stored, reset, repair: BatchNorm's statistics as stored and interpolated, estimated "
                         "anew at each point, or with each layer's outputs rescaled too (networks without BatchNorm "
                         "have no reset)")
@@ -88,6 +63,7 @@ def make_parser():
     g.add_argument("--kind", default="anchor_held_out", choices=starlight.KINDS,
                    help="the list in its YAML form that these pairs are")
     g.add_argument("--level", type=cli.number(0.5, 0.9999), default=0.95, help="of the intervals")
+    cli.add_data_here(parser)
     cli.add_machine(parser)
     cli.add_output(parser)
     cli.add_figures(parser)
@@ -101,7 +77,8 @@ def main(argv=None):
     firsts, seconds = find(args.a, args.select), find(args.b, args.select)
     pairs = all_pairs(firsts, seconds)
     members = firsts + seconds
-    args.differs["weights"] = runs.hash8([digest(m, args.which) for m in members])  # other networks, another folder
+    # Other networks, another folder.
+    args.differs["weights"] = runs.hash8([runs.digest(m, args.which) for m in members])
     head = f"barriers_{len(firsts)}x{len(seconds)}" if seconds else f"barriers_{len(firsts)}"
     path = runs.folder("star", args, head)
     if args.dry_run:
@@ -158,17 +135,6 @@ def all_pairs(firsts, seconds):
     if n < 2:
         raise UsageError(f"a barrier needs two networks; -a and -b give {n}: python -m star.barriers -a ONE -b OTHER")
     return [(i, j) for i in range(n) for j in range(i + 1, n)]
-
-
-def digest(source, which):
-    """A hash of the bytes of a network's checkpoint."""
-    import hashlib
-
-    file = source.path / f"{which}.safetensors" if source.path.is_dir() else source.path
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    except OSError as e:
-        raise FileProblem(f"{file}: {e.strerror.lower()}") from None
 
 
 @dataclass
@@ -237,8 +203,8 @@ def compute(args, run, members, pairs):
 
 def scene_of(args, nets, device):
     """(lines.Scene, Axes or None where nothing is aligned) of some Networks."""
+    from landscape import lines as engine
     from models.axes import axes_of
-    from star import lines as engine
 
     network = nets.trained[0].network.to(device)
     scene = engine.Scene.of(network, nets.data, nets.trained[0].preprocessing, args.bn_images, args.eval_bs)
@@ -255,7 +221,7 @@ def measured(args, run, scene, weights, pairs, axes, norms, keep=True):
     measured again."""
     import numpy as np
 
-    from star import lines as engine
+    from landscape import lines as engine
 
     ts = [k / (args.points - 1) for k in range(args.points)]
     files = {(i, j, how, norm): run.path / "arrays" / f"line-{i}-{j}-{how}-{norm}.npz"
@@ -367,19 +333,16 @@ def show(found):
 
 
 def draw(args, run, found):
-    from landscape import plots
+    from landscape import redraw
     from landscape.results import write_csv
-    from star import plot
+    from star import barrier_figures
 
     write_csv(run.path / "barriers.csv", found["summary"], list(found["summary"][0]))
     run.sink.table("barriers", found["summary"])
     for how in found["align"]:
         for norm in found["bn"]:
             starlight.write(run.path / f"starlight-{how}-{norm}.yaml", found, how, norm, args.kind)
-    for name, fig in plot.figures(found).items():
-        for path in plots.save(fig, run.path / "figures" / name, args.formats.split(",")):
-            run.sink.image(name, path)
-            print(f"figure: {path}")
+    redraw.show(run, barrier_figures.figures(run.path, found), args.formats)
 
 
 if __name__ == "__main__":

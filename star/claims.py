@@ -14,7 +14,7 @@ from pathlib import Path
 from landscape import claims, cli, results
 from landscape.claims import Claim, judge
 from landscape.errors import FileProblem
-from star import plot
+from star import comparisons
 
 PAPER = "Sonthalia et al. 2025"
 HOW = "weights"
@@ -31,7 +31,7 @@ def make_parser():
 
 def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
-    made = judged(plot.comparisons(args.folder))
+    made = judged(comparisons.comparisons(args.folder))
     if not made:
         raise FileProblem(f"{args.folder}: no star was compared with two held-out networks or more, aligned by {HOW}")
     claims.write(Path(args.out), made)
@@ -104,7 +104,7 @@ def named(found, held):
 def judged(found):
     """The claims that these results of star.compare allow."""
     found = [f for f in found if HOW in f["align"] and len(per_held_out(f, "star_held_out")) > 1]
-    widths, counts = plot.by_width(found), plot.by_anchors(found)
+    widths, counts = comparisons.by_width(found), comparisons.by_anchors(found)
     out = []
     if len(widths) > 1:
         out += over_widths(widths)
@@ -121,14 +121,14 @@ def over_widths(sets):
     return [*out, claim(
         "slope", "Figure 4", "over the widths, the star's barrier is about 0.3 of the regular one", slope(sets), SLOPES,
         "between", "slope of the least-squares line with an offset; held-out networks resampled at each width",
-        plot.PUBLISHED["slope"], sets[0][1], "width")]
+        comparisons.PUBLISHED["slope"], sets[0][1], "width")]
 
 
 def published(width):
-    if width not in plot.PUBLISHED["widths"]:
+    if width not in comparisons.PUBLISHED["widths"]:
         return None
-    k = plot.PUBLISHED["widths"].index(width)
-    return f"{plot.PUBLISHED['star'][k]} against {plot.PUBLISHED['regular'][k]}"
+    k = comparisons.PUBLISHED["widths"].index(width)
+    return f"{comparisons.PUBLISHED['star'][k]} against {comparisons.PUBLISHED['regular'][k]}"
 
 
 def over_anchors(sets):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from landscape import cli, runs
 from landscape.errors import ContentError, UsageError
-from star import barriers, plot, starlight
+from star import barriers, comparisons, starlight
 
 # What is on a line: its first and its second end.
 LINES = {"star_held_out": ("star", "held_out"), "star_anchor": ("star", "anchor"),
@@ -42,12 +42,13 @@ def make_parser():
                    help="pairs of anchors whose straight line is compared with the path over the star")
     g.add_argument("--which", default="model", choices=("model", "best"),
                    help="of a run: the last weights, or the best on its validation set")
-    barriers.add_foreign(parser)
+    cli.add_foreign(parser, dataset="", named=True)
     g = parser.group("lines", named=True)
     barriers.add_points(g)
-    g.add_argument("--align", type=barriers.several_of(barriers.ALIGNMENTS), default=["weights"], metavar="HOW,…",
+    g.add_argument("--align", type=cli.several_of(barriers.ALIGNMENTS), default=["weights"], metavar="HOW,…",
                    help=f"some of {', '.join(barriers.ALIGNMENTS)}: by what units are matched, side by side")
     g.add_argument("--level", type=cli.number(0.5, 0.9999), default=0.95, help="of the intervals")
+    cli.add_data_here(parser)
     cli.add_machine(parser)
     cli.add_output(parser)
     cli.add_figures(parser)
@@ -82,14 +83,14 @@ def measure(args, star):
     groups["held_out"] = [s for s in groups["held_out"] if not described(s, args.which)]
     if not groups["held_out"]:
         raise UsageError("--held_out gives stars only, no other network")
-    seen = {barriers.digest(s, args.which): s for s in groups["anchor"]}
+    seen = {runs.digest(s, args.which): s for s in groups["anchor"]}
     for source in groups["held_out"]:
-        if barriers.digest(source, args.which) in seen:
+        if runs.digest(source, args.which) in seen:
             raise UsageError(f"{source.path} is an anchor of {star.path}: choose others by --held_out_select")
     members = [s for group in groups.values() for s in group]
     for name in ("stars", "select", "held_out", "held_out_select", "others", "bends"):
         args.differs.pop(name, None)
-    args.differs["weights"] = runs.hash8([*(barriers.digest(m, args.which) for m in members), *args.bends])
+    args.differs["weights"] = runs.hash8([*(runs.digest(m, args.which) for m in members), *args.bends])
     head = f"compare_{star.config['net']}_star{len(groups['anchor'])}"
     path = runs.folder("star", args, head)
     if args.dry_run:
@@ -202,9 +203,8 @@ def path_over_the_star(rows, i, j, how):
 
 def bend(args, scene, path, norm):
     """The barrier of loss along a learned curve, at args.points, over the straight line between its ends' losses."""
-    from landscape import evaluate, metrics, subspace
+    from landscape import evaluate, lines, metrics, subspace
     from landscape import weights as algebra
-    from star import lines
 
     weights, said = runs.read_weights(Path(path) / "model.safetensors")
     if "subspace" not in said:
@@ -232,7 +232,7 @@ def show(found):
           f"and {images['test']} test images; mean over pairs, standard deviation, [{found['level']:.0%} interval]")
     for row in found["summary"]:
         if row["measure"] == "loss_barrier":
-            print(f"{plot.KINDS[row['kind']]:<28}{row['align']:<12}{row['split'] + ' loss barrier':<20}"
+            print(f"{comparisons.KINDS[row['kind']]:<28}{row['align']:<12}{row['split'] + ' loss barrier':<20}"
                   f"{row['pairs']:>5}  {starlight.shown(row)}")
     for role in ("star", "anchor", "held_out", "mean", "other"):
         some = [m for m in found["models"] if m["role"] == role]
@@ -250,17 +250,15 @@ def show(found):
 
 
 def draw(args, run, found):
-    from landscape import plots
+    from landscape import redraw
     from landscape.results import write_csv
+    from star import compare_figures
 
     write_csv(run.path / "barriers.csv", found["summary"], list(found["summary"][0]))
     write_csv(run.path / "models.csv", found["models"], list(found["models"][0]))
     run.sink.table("barriers", found["summary"])
     runs.write_bytes(run.path / "starlight.yaml", starlight_yaml(found))
-    for name, fig in plot.figures(found).items():
-        for path in plots.save(fig, run.path / "figures" / name, args.formats.split(",")):
-            run.sink.image(name, path)
-            print(f"figure: {path}")
+    redraw.show(run, compare_figures.figures(run.path, found), args.formats)
 
 
 def starlight_yaml(found):

@@ -68,7 +68,8 @@ def over_pairs(values, level=0.95):
     """{"pairs", "networks", "value", "stdev", "least", "most", "low", "high"} of {(a, b): value}, a and b any names.
 
     The interval is clustered by network, where the pairs are all of two sets or all of one; over pairs where one of two
-    sets is a single network; None else, and for too few networks.
+    sets is a single network; None else, and for too few networks. It is cut at 0 where no value lies beyond: barriers
+    have one sign.
     """
     import numpy as np
 
@@ -88,9 +89,11 @@ def over_pairs(values, level=0.95):
             i, j = everyone.index(a), everyone.index(b)
             table[i, j] = table[j, i] = value
         found = results.bootstrap_pairs(table, level=level)
+    least, most = (0 if numbers.min() >= 0 else -np.inf), (0 if numbers.max() <= 0 else np.inf)
+    low, high = (end if end is None else float(np.clip(end, least, most)) for end in found[1:])
     return {"pairs": len(numbers), "networks": len(everyone), "value": found[0],
             "stdev": float(numbers.std(ddof=1)) if len(numbers) > 1 else None, "least": float(numbers.min()),
-            "most": float(numbers.max()), "low": found[1], "high": found[2]}
+            "most": float(numbers.max()), "low": low, "high": high}
 
 
 def shown(row):

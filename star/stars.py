@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch.func import functional_call
 
-from landscape import evaluate, metrics, permute, runs, subspace
+from landscape import evaluate, lines, metrics, permute, runs, subspace
 from landscape.errors import ContentError
-from star import lines
 
 TOGETHER = 8  # anchors that are matched together: their copies take memory besides the anchors
 TS = [0.0, 0.25, 0.5, 0.75, 1.0]

@@ -111,8 +111,8 @@ def sources(args):
     if not anchors:
         raise UsageError("a star needs at least one anchor: --anchors RUN_OR_CHECKPOINT …")
     held_out = barriers.find(args.held_out, args.held_out_select)
-    digests = [sorted(barriers.digest(s, args.which) for s in group) for group in (anchors, held_out)]
-    for source, one in ((s, barriers.digest(s, args.which)) for s in held_out):
+    digests = [sorted(runs.digest(s, args.which) for s in group) for group in (anchors, held_out)]
+    for source, one in ((s, runs.digest(s, args.which)) for s in held_out):
         if one in digests[0]:
             raise UsageError(f"{source.path} is among --anchors and among --held_out: what a star has seen tells "
                              "nothing of networks that it has not")
@@ -130,10 +130,10 @@ class Work:
     def __init__(self, args, anchors, held_out, device):
         import torch
 
-        from landscape import evaluate, subspace, train, weights
+        from landscape import evaluate, lines, subspace, train, weights
         from landscape.objectives import Objective
         from models.axes import axes_of
-        from star import lines, stars
+        from star import stars
 
         self.args, self.device = args, device
         self.data, network, described = train.prepare(args, device)

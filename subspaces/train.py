@@ -239,8 +239,8 @@ def penalty(args):
         return None
 
     def of(space):
-        parts = [args.beta * space.regulariser(args.pairs, args.per_layer)] if args.beta else []
-        return sum(parts + [space.drawn_decay(decay)] * bool(decay))
+        apart = args.beta * space.regulariser(args.pairs, args.per_layer) if args.beta else 0.0
+        return apart + space.drawn_decay(decay) if decay else apart
 
     return of
 

@@ -21,9 +21,14 @@ WITHIN = {
     "train": {"cli", "data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
     "stacked": {"train", "data", "evaluate", "runs", "seeding"},
     "maps": {"runs"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives", "maps"},
+    "between": {"data", "evaluate", "permute", "predictions", "runs", "train", "weights"},
     "redraw": {"cli", "runs", "plots"}, "corruptions": {"seeding", "cli"},
     "predictions": {"maps", "runs", "train", "cli", "evaluate", "data"},
+    "report": {"claims", "cli", "plots", "results", "runs"},
     "cli": {"seeding", "runs", "data"}, "refine": {"seeding"}, "permute": {"weights", "seeding"},
+    "lines": {"evaluate", "permute", "weights", "seeding"},
+    "pairs": {"claims", "cli", "data", "lines", "maps", "metrics", "permute", "plots", "predictions", "redraw",
+              "results", "runs", "seeding", "weights"},
 }  # fmt: skip
 
 
@@ -65,8 +70,10 @@ def test_the_top_scripts_import_only_landscape_and_models(name):
 @pytest.mark.parametrize("statement", [
     "import models", "import landscape.cli", "import landscape.runs", "import landscape.seeding",
     "import landscape.results", "import landscape.plots", "import landscape.claims", "import landscape.maps",
+    "import landscape.report; landscape.report.make_parser().format_help()",
     "import double_descent.linear, double_descent.spectra, double_descent.plot, double_descent.claims",
     "import star.barriers, star.starlight, star.plot; star.barriers.make_parser().format_help()",
+    "import star.bma, star.bma_figures; star.bma.make_parser().format_help()",
     "import star.train, star.sources, star.compare, star.claims; "
     "[m.make_parser().format_help() for m in vars(star).values() if hasattr(m, 'make_parser')]",
     "import double_descent.linear_figures, double_descent.spectra_figures, double_descent.bench",
@@ -74,6 +81,7 @@ def test_the_top_scripts_import_only_landscape_and_models(name):
     "import ensembles.train, ensembles.similarity, ensembles.evaluate, ensembles.paths; "
     "[m.make_parser().format_help() for m in vars(ensembles).values() if hasattr(m, 'make_parser')]",
     "import subspaces.plot, subspaces.claims",
+    "import regions.between, regions.plot; regions.between.make_parser().format_help()",
     "import subspaces.train; subspaces.train.make_parser().format_help()",
     "import subspaces.evaluate; subspaces.evaluate.make_parser().format_help()",
     "import main; main.make_parser().format_help()",

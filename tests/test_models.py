@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 
 import models
 import models.keras_cnn
@@ -22,7 +23,7 @@ OURS = [name for name in NAMES if name not in NEED_TIMM]
 # a small width, by the name of the argument
 SMALL = {"width": 4, "k": 2, "c": 2, "growth_rate": 4, "widen_factor": 1, "dim": 16}
 
-PARAMETERS = {  # at 10 classes, 3 channels, 32x32 (or the only size)
+PARAMETERS = {  # at 10 classes, 3 channels, 32x32 (or the only size); texts: 50,000 words
     "densenet-40-12": 1_019_722,
     "densenet121": 6_956_298,
     "fcnet": 3_819_978,
@@ -42,8 +43,10 @@ PARAMETERS = {  # at 10 classes, 3 channels, 32x32 (or the only size)
     "resnet110": 1_727_962,
     "resnet152": 58_156_618,
     "resnet18": 11_173_962,
+    "resnet18_torch": 11_181_642,
     "resnet18k": 11_171_146,
     "resnet20": 269_722,
+    "resnet50_torch": 23_528_522,
     "resnet20v1": 571_114,
     "resnet20_proj": 272_464,  # learning-subspaces' cifar_resnet_20
     "resnet32": 464_154,
@@ -52,6 +55,7 @@ PARAMETERS = {  # at 10 classes, 3 channels, 32x32 (or the only size)
     "resnet50": 23_520_842,
     "resnet56": 853_018,
     "small_cnn": 15_722,
+    "text_classifier": 3_200_650,
     "vgg11": 9_750_922,
     "vgg11_bn": 9_231_114,
     "vgg13_bn": 9_416_010,
@@ -110,11 +114,19 @@ def default_size(name):
     return __main__.own_size(entry(name))
 
 
-def meta_logits(name, batch=2, num_classes=10, in_channels=3, image_size=0, width=0):
+def meta_logits(name, batch=2, num_classes=10, in_channels=0, image_size=0, width=0):
     """(logits of images without values, the network) on the meta device: shapes only, at no cost."""
     size = image_size or default_size(name)
-    network = __main__.empty(name, entry(name), num_classes, in_channels, size, width)
-    return network(torch.empty(batch, in_channels, size, size, device="meta")), network
+    row = entry(name)
+    network = __main__.empty(name, row, num_classes, in_channels, size, width)
+    return network(__main__.inputs(row, batch, in_channels or 3, size, "meta")), network
+
+
+def drawn_inputs(row, batch, channels, size):
+    """Images, or token ids of `channels` words."""
+    if row.text:
+        return torch.randint(channels, (batch, size))
+    return torch.randn(batch, channels, size, size).to(memory_format=torch.channels_last)
 
 
 # --- every row of the table
@@ -139,6 +151,28 @@ def test_wide_resnets_with_biases_have_starlights_parameters(name):
     assert __main__.parameters(meta_logits(f"wrn-{name}-bias")[1]) == BIASED[name]
 
 
+def test_the_text_classifier_has_starlights_parameters():
+    network = meta_logits("simple_text_classifier", num_classes=4, in_channels=95_811)[1]
+    assert __main__.parameters(network) == 6_132_164
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "wide_resnet50_2"])
+def test_torchvisions_networks_have_its_names_and_read_its_weights(name):
+    ours = name if name.startswith("wide") else f"{name}_torch"
+    network = meta_logits(ours, num_classes=1000, image_size=224)[1]
+    with torch.device("meta"):
+        theirs = vars(torchvision.models)[name]().state_dict()
+    assert {k: v.shape for k, v in network.state_dict().items()} == {k: v.shape for k, v in theirs.items()}
+
+
+def test_padding_says_nothing_of_a_text():
+    network = build("text_classifier", 4, in_channels=9, image_size=5)
+    text = torch.tensor([[3, 7, 0, 0, 0], [3, 7, 7, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.int32)
+    vectors = network.embedding.weight
+    means = torch.stack([(vectors[3] + vectors[7]) / 2, (vectors[3] + 2 * vectors[7]) / 3, 0 * vectors[0]])
+    assert torch.allclose(network(text), network.fc(means), atol=1e-6)
+
+
 def test_the_mlp_of_one_layer_has_starlights_parameters():
     assert __main__.parameters(meta_logits("mlp_mnist", in_channels=1, image_size=28)[1]) == 203_530
 
@@ -148,7 +182,7 @@ def test_gradients_of_a_small_version_are_finite(name):
     row = entry(name)
     size = row.min_size if row.min_size > 1 else 8
     network = build(name, 7, in_channels=2, image_size=size, width=SMALL.get(row.width, 0))
-    logits = network(torch.randn(3, 2, size, size).to(memory_format=torch.channels_last))
+    logits = network(drawn_inputs(row, 3, 2, size))
     assert logits.shape == (3, 7)
     F.cross_entropy(logits, torch.tensor([0, 3, 6])).backward()
     for key, weight in network.named_parameters():
@@ -209,10 +243,14 @@ def test_the_seed_decides_the_weights(name):
 # --- counts
 
 
+def measured(network):
+    return __main__.measure(network, torch.empty(1, 3, 32, 32, device="meta"))
+
+
 @pytest.mark.parametrize("name", sorted(MILLION_MACS))
 def test_macs(name):
     _, network = meta_logits(name)
-    macs, stages = __main__.measure(network, 3, 32)
+    macs, stages = measured(network)
     assert macs / 1e6 == pytest.approx(MILLION_MACS[name], rel=0.01, abs=0.06)
     assert sum(stage[3] for stage in stages) == macs
     # the class token and the positions of a ViT stand beside its stages
@@ -226,7 +264,7 @@ def test_resnet18k(k):
     assert __main__.parameters(network) == RESNET18K[k]
     macs = {1: 0.16, 4: 2.27, 10: 13.8, 20: 54.6, 64: 555}
     if k in macs:
-        assert __main__.measure(network, 3, 32)[0] / 1e6 == pytest.approx(macs[k], rel=0.02)
+        assert measured(network)[0] / 1e6 == pytest.approx(macs[k], rel=0.02)
 
 
 def test_wide_resnets_of_any_depth():

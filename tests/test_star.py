@@ -11,11 +11,11 @@ import yaml
 
 import models
 from landscape import data as datasets
-from landscape import evaluate, permute, runs, weights
+from landscape import evaluate, lines, permute, runs, weights
 from landscape.errors import ContentError, FileProblem, UsageError
 from models import ModelError
 from models.axes import axes_of
-from star import barriers, lines, plot, starlight
+from star import barriers, plot, starlight
 
 torch.set_num_threads(1)
 PLAIN = {"kind": "none", "mean": (0.0,), "std": (1.0,)}
@@ -271,7 +271,7 @@ def test_the_program_measures_all_pairs_and_goes_on_where_it_was(trained, tmp_pa
     assert measure(root, "--runs", str(out), "--bn", "reset,repair", "--as_published") == 0
     assert file.read_bytes() == before
     assert plot.main([str(out), "--plot_path", str(tmp_path / "figures"), "--formats", "pdf"]) == 0
-    assert len(list((tmp_path / "figures").glob("*.pdf"))) == 2
+    assert len(list((tmp_path / "figures").glob("*/*.pdf"))) == 2
 
 
 def test_its_yaml_is_read_back_and_so_is_starlights(trained, tmp_path, capsys):

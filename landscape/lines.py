@@ -93,12 +93,16 @@ def ends(scene, networks, norm):
     return [{part: (losses[m], right[m]) for part, (losses, right) in said.items()} for m in range(len(networks))]
 
 
-def said_at(scene, points, images):
-    """(losses (P, N) float32, right (P, N) bool), in as few passes over the images as memory allows."""
+def together(points):
+    """The weight dicts in lists of as many as may share a pass over images."""
     size = sum(v.numel() * v.element_size() for v in points[0].values())
     most = max(1, min(POINTS_AT_ONCE, BYTES_AT_ONCE // size))
-    parts = [evaluate.losses_at(scene.network, points[i:i + most], images, scene.normalize, scene.bs)
-             for i in range(0, len(points), most)]
+    return [points[i:i + most] for i in range(0, len(points), most)]
+
+
+def said_at(scene, points, images):
+    """(losses (P, N) float32, right (P, N) bool), in as few passes over the images as memory allows."""
+    parts = [evaluate.losses_at(scene.network, some, images, scene.normalize, scene.bs) for some in together(points)]
     losses, right = (torch.cat(part).numpy() for part in zip(*parts))
     if not np.isfinite(losses).all():
         raise ContentError("a network on the line gives NaN or infinite losses: one of its ends has diverged, or the "

@@ -54,8 +54,9 @@ def width_figure(sets, how):
     fig, (left, right) = plots.figure(1, 2, width=9.0, height=3.8)
     widths = [width for width, _ in sets]
     colours = plots.palette(3)
-    for kind, colour in zip(("anchor_held_out", "star_held_out", "star_anchor"), colours):
-        bars(left, widths, [cell(found, kind, how) for _, found in sets], KINDS[kind], fmt="o-", color=colour)
+    for k, (kind, colour) in enumerate(zip(("anchor_held_out", "star_held_out", "star_anchor"), colours)):
+        places = [width * 1.05 ** (k - 1) for width in widths]
+        bars(left, places, [cell(found, kind, how) for _, found in sets], KINDS[kind], fmt="o-", color=colour)
     left.set_xscale("log", base=2)
     left.set_yscale("log")
     left.set_xticks(widths, [str(w) for w in widths])

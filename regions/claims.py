@@ -19,10 +19,7 @@ RESAMPLES = 1000
 
 
 def make_parser():
-    parser = cli.Parser("python -m regions.claims", __doc__)
-    parser.add_argument("folder", metavar="RUNS", help="the folder of all runs of one scale")
-    parser.add_argument("--out", default="results/regions/claims.json", metavar="FILE")
-    return parser
+    return claims.study_parser("regions", __doc__)
 
 
 def main(argv=None):
@@ -37,13 +34,7 @@ def main(argv=None):
         judged += found
     if not judged:
         raise FileProblem(f"{args.folder}: no runs for any claim; " + "; ".join(missing))
-    claims.write(Path(args.out), judged)
-    for claim in judged:
-        interval = "" if claim.low is None else f" [{claim.low:.3f}, {claim.high:.3f}]"
-        print(f"{claim.verdict:<12} {claim.id}: {claim.value:.3f}{interval} ({claim.statement})")
-    for line in missing:
-        print(f"left out     {line}")
-    print(f"claims: {args.out}")
+    claims.record(args.out, judged, missing)
     return 0
 
 

@@ -3,37 +3,23 @@
     python -m subspaces.plot runs/subspaces --formats pdf,svg
 """
 
-from pathlib import Path
-
-from landscape import cli, plots, results, runs
-from landscape.errors import FileProblem
+from landscape import cli, plots, redraw, results
 
 LEVEL = 0.95
 CYCLES = ("swa_cyclic", "swa_constant", "cyclic", "fge")  # schedules of networks that are averaged or kept together
+FIGURES = {"subspaces": "subspaces.plot:figures"}
 
 
 def make_parser():
-    parser = cli.Parser("python -m subspaces.plot", __doc__)
-    parser.add_argument("folder", metavar="DIR", help="a folder with runs of subspaces.evaluate, or one of them")
-    cli.add_figures(parser)
-    return parser
+    return redraw.make_parser("python -m subspaces.plot", __doc__)
 
 
 def main(argv=None):
-    args = make_parser().settings(argv)
-    files = [f for f in sorted(Path(args.folder).rglob("results.json"))
-             if (f.parent / "done").exists() and runs.read_json(f).get("kind") == "subspaces"]
-    if not files:
-        raise FileProblem(f"{args.folder} holds no results of subspaces.evaluate: run it first")
-    for file in files:
-        for name, figure in figures(runs.read_json(file)).items():
-            for path in plots.save(figure, file.parent / "figures" / name, args.formats.split(",")):
-                print(f"figure: {path}")
-    return 0
+    return redraw.redraw(cli.resolve(make_parser().settings(argv)), FIGURES)
 
 
-def figures(found):
-    """{name: Figure} of a results.json of subspaces.evaluate: what its runs allow."""
+def figures(folder, found):
+    """{name: Figure} of the results.json of subspaces.evaluate: what its runs allow."""
     out = {}
     names = labels([r["group"] for r in found["runs"]])
     paths = {g: rows for g, rows in grouped(found["runs"]).items() if of_kind(rows[0], "path")}

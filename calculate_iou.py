@@ -135,16 +135,18 @@ def compare(args, sources, held, settings, where):
     names = list(dict.fromkeys(groups))
     members = {g: [i for i, h in enumerate(groups) if h == g] for g in names}
     per_plane = metrics.scores_per_plane(stacked, len(classes), where)
+    apart = per_plane["kappa"][~np.eye(len(held), dtype=bool)]  # (pairs, P)
     if all("probs" in h for h in held):
         per_plane["weighted"] = metrics.weighted_per_plane([h["probs"] for h in held], where)
     out = {"settings": settings, "where": args.where, "resamples": args.resamples, "level": args.level,
+           "undefined": {"kappa": int(np.isnan(apart).any(axis=0).sum())},
            "groups": names, "models": [{"name": s.name, "group": s.group, "path": str(s.path)} for s in sources],
            "scores": {}}
     chosen = {"n": args.resamples, "level": args.level}
     for score, values in per_plane.items():
-        mean, low, high = within(score, *results.bootstrap_planes(values, **chosen))
+        mean, low, high = within(score, *results.bootstrap_defined(values, **chosen))
         rows = [between(score, values, members, *cell, chosen) for cell in group_pairs(members)]
-        out["scores"][score] = {"models": {"value": mean.tolist(), "low": listed(low), "high": listed(high)},
+        out["scores"][score] = {"models": {"value": listed(mean), "low": listed(low), "high": listed(high)},
                                 "groups": rows}
     out["per_class"] = per_class(stacked, classes, where, members, chosen)
     return out
@@ -153,7 +155,6 @@ def compare(args, sources, held, settings, where):
 def per_class(stacked, classes, where, members, chosen):
     """IoU of each class for each pair of groups, as rows: mean over pairs of different models and over the planes on
     which either model has the class (as many as `planes` says); value is None for a class that is nowhere."""
-    import numpy as np
 
     from landscape import metrics, results
 
@@ -162,9 +163,7 @@ def per_class(stacked, classes, where, members, chosen):
     for number, iou in metrics.class_iou_per_plane(stacked, len(classes), where):
         present.append(number)
         for *_, pairs in cells:
-            block = np.array([iou[i, j] for i, j in pairs])
-            count = (~np.isnan(block)).sum(axis=0)
-            series.append(np.where(count > 0, np.nan_to_num(block).sum(axis=0) / np.maximum(count, 1), np.nan))
+            series.append(results.mean_defined([iou[i, j] for i, j in pairs]))
     found = zip(*results.bootstrap_present(series, **chosen)) if series else ()
     found = dict(zip([(number, *cell[:2]) for number in present for cell in cells], found))
     rows = []
@@ -194,7 +193,8 @@ def within(score, value, low, high):
 
 def between(score, values, members, one, two, pairs, chosen):
     """One cell of the group matrix: mean over pairs of different models, its interval over planes (low, high) and
-    the interval clustered by model (low_models, high_models). None where there is nothing to measure."""
+    the interval clustered by model (low_models, high_models). None where there is nothing to measure. Over the planes
+    and pairs for which the score is defined (NaN elsewhere)."""
     import numpy as np
 
     from landscape import results
@@ -206,20 +206,26 @@ def between(score, values, members, one, two, pairs, chosen):
     block = values[np.ix_(ours, theirs)]
     if not pairs:
         return row
-    per_plane = np.mean([values[i, j] for i, j in pairs], axis=0)
-    mean, low, high = within(score, *results.bootstrap_planes(per_plane, **chosen))
-    by_model = results.bootstrap_pairs if one == two else results.bootstrap_between
-    _, low_models, high_models = within(score, *by_model(block.mean(-1), **chosen))
-    return row | {"pairs": len(pairs), "value": float(mean), "low": listed(low), "high": listed(high),
-                  "low_models": plain(low_models), "high_models": plain(high_models)}
+    per_plane = results.mean_defined([values[i, j] for i, j in pairs])
+    mean, low, high = within(score, *results.bootstrap_defined(per_plane, **chosen))
+    by_model, low_models, high_models = results.bootstrap_pairs if one == two else results.bootstrap_between, None, None
+    each = results.mean_defined(np.moveaxis(block, -1, 0))
+    if not np.isnan([values[i, j] for i, j in pairs]).all(axis=-1).any():  # each pair is defined somewhere
+        _, low_models, high_models = within(score, *by_model(each, **chosen))
+    return row | {"planes": int((~np.isnan(per_plane)).sum()), "pairs": len(pairs), "value": plain(mean),
+                  "low": plain(low), "high": plain(high), "low_models": plain(low_models),
+                  "high_models": plain(high_models)}
 
 
 def listed(values):
-    return None if values is None else values.tolist()
+    """An array as nested lists, None for NaN."""
+    import numpy as np
+
+    return None if values is None else np.where(np.isnan(values), None, values).tolist()
 
 
 def plain(value):
-    return None if value is None else float(value)
+    return None if value is None or value != value else float(value)
 
 
 def show(results):
@@ -232,6 +238,9 @@ def show(results):
           f"{settings['resolution']} points, {settings['dataset']} {settings['split']}, "
           f"{results['level']:.0%} intervals over planes"
           + (f"; points {results['where']} the triangle of the anchors" if results["where"] != "all" else ""))
+    if count := results["undefined"]["kappa"]:
+        print(f"kappa is not defined where both maps hold one and the same class, as those of some pair do on {count} "
+              f"of {settings['planes']} planes: its means leave these out")
     for score in results["scores"]:
         meaning = SCORES[score]
         value, low, high = square(results["scores"][score]["groups"], names)

@@ -279,6 +279,7 @@ def maps_at(args, sources):
 
 def plane_settings(args, sources):
     """What determines the class maps of sources on a plane."""
+    maps.check_attacked(args, sources)
     return {"dataset": args.dataset if sources[0].foreign else sources[0].config["dataset"], "split": args.split,
             "ids": args.ids, "plane_seed": args.plane_seed, "resolution": args.resolution,
             "range_l": args.range_l, "range_r": args.range_r, "precision": args.map_precision,

@@ -29,10 +29,7 @@ COMMAND = "bash scripts/fig_linear_double_descent.sh"
 
 
 def make_parser():
-    parser = cli.Parser("python -m double_descent.claims", __doc__)
-    parser.add_argument("folder", metavar="RUNS", help="the folder of the study's runs")
-    parser.add_argument("--out", default="results/double_descent/claims.json", metavar="FILE")
-    return parser
+    return claims.study_parser("double_descent", __doc__)
 
 
 def main(argv=None):
@@ -46,18 +43,11 @@ def main(argv=None):
     if not judged:
         raise FileProblem(f"{args.folder}: no finished run of {', '.join(KINDS)}; run for example "
                           "python -m double_descent.linear first")
-    out = Path(args.out)
-    kept = [c for c in (claims.read(out) if out.exists() else []) if c.id.split(":")[0] not in judged]
-    fresh = [c for made in judged.values() for c in made]
-    claims.write(out, kept + fresh)
-    for claim in fresh:
-        interval = "" if claim.low is None else f" [{claim.low:.3g}, {claim.high:.3g}]"
-        print(f"{claim.verdict:<12} {claim.id}: {claim.value:.3g}{interval} ({claim.statement})")
-    for kind in KINDS:
-        for published in (False, True):
-            if family(kind, published) not in judged and (kind, published) != ("deep", True):
-                print(f"left out     {family(kind, published)}: {args.folder} holds no such run")
-    print(f"kept: {len(kept)} claims of other runs\nclaims: {out}")
+    missing = [f"{family(kind, published)}: {args.folder} holds no such run" for kind in KINDS
+               for published in (False, True)
+               if family(kind, published) not in judged and (kind, published) != ("deep", True)]
+    claims.record(args.out, [c for made in judged.values() for c in made], missing,
+                  lambda c: c.id.split(":")[0] in judged)
     return 0
 
 

@@ -37,10 +37,7 @@ MET = {"accuracy": .02, "ensemble": .02, "independent": .03, "late": .02}
 
 
 def make_parser():
-    parser = cli.Parser("python -m ensembles.claims", __doc__)
-    parser.add_argument("folder", metavar="RUNS", help="the folder of the study's runs")
-    parser.add_argument("--out", default="results/ensembles/claims.json", metavar="FILE")
-    return parser
+    return claims.study_parser("ensembles", __doc__)
 
 
 def main(argv=None):
@@ -53,14 +50,7 @@ def main(argv=None):
     for (kind, net), result in sorted(held.items()):
         fresh += KINDS[kind](net, result)
         judged.add((kind, net))
-    out = Path(args.out)
-    kept = [c for c in (claims.read(out) if out.exists() else []) if tuple(c.id.split(":")[:2]) not in judged]
-    claims.write(out, kept + fresh)
-    for claim in fresh:
-        interval = "" if claim.low is None else f" [{claim.low:.3g}, {claim.high:.3g}]"
-        value = "-" if claim.value is None else f"{claim.value:.3g}"
-        print(f"{claim.verdict:<12} {claim.id}: {value}{interval} ({claim.statement})")
-    print(f"kept: {len(kept)} claims of other runs\nclaims: {out}")
+    claims.record(args.out, fresh, replaced=lambda c: tuple(c.id.split(":")[:2]) in judged)
     return 0
 
 

@@ -92,6 +92,33 @@ def write(path, claims):
     write_bytes(path, (text + "\n").encode())
 
 
+def study_parser(study, doc):
+    """The flags of python -m <study>.claims: the folder of its runs, and --out."""
+    from landscape.cli import Parser
+
+    parser = Parser(f"python -m {study}.claims", doc)
+    parser.add_argument("folder", metavar="RUNS", help="the folder of the study's runs")
+    parser.add_argument("--out", default=f"results/{study}/claims.json", metavar="FILE", help="where they go")
+    return parser
+
+
+def record(path, fresh, missing=(), replaced=None):
+    """Write fresh claims into path and print them, with a line for each of the missing ones. Claims that are there stay
+    where replaced(claim) is false; without it none does."""
+    path = Path(path)
+    kept = [c for c in read(path) if not replaced(c)] if replaced and path.exists() else []
+    write(path, kept + fresh)
+    for claim in fresh:
+        interval = "" if claim.low is None else f" [{claim.low:.3g}, {claim.high:.3g}]"
+        value = "-" if claim.value is None else f"{claim.value:.3g}"
+        print(f"{claim.verdict:<12} {claim.id}: {value}{interval} ({claim.statement})")
+    for line in missing:
+        print(f"left out     {line}")
+    if replaced:
+        print(f"kept: {len(kept)} claims of other runs")
+    print(f"claims: {path}")
+
+
 def read(path):
     """The claims of a claims.json. ContentError names the file and what is wrong with it."""
     rows = read_json(path)

@@ -94,7 +94,8 @@ class Parser(argparse.ArgumentParser):
     def settings(self, argv=None):
         """Parse argv (default sys.argv[1:]) into a namespace; raises UsageError or FileProblem.
 
-        Two entries are for resolve: defaults (before any config) and naming.
+        given lists what a flag or a config has set. Two entries are for resolve: defaults (before any config) and
+        naming.
         """
         argv = list(sys.argv[1:] if argv is None else argv)
         if argv and argv[0].endswith((".yaml", ".yml")):
@@ -115,6 +116,8 @@ class Parser(argparse.ArgumentParser):
         if args.print_config:
             print(self.shown(args, origin, argv), end="")
             raise SystemExit(0)
+        flags = {a.split("=")[0] for a in argv if a.startswith("-")}
+        args.given = [a.dest for a in self._actions if a.dest in origin or flags & set(a.option_strings)]
         args.defaults, args.naming = defaults, list(self.naming)
         return args
 

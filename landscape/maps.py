@@ -6,9 +6,10 @@ probs (P, S, C), float16. Its name is the hash of its settings. Older files have
 """
 
 import json
+from pathlib import Path
 
 from landscape.errors import ContentError, FileProblem, UsageError
-from landscape.runs import digest, few, find_models, hash8, measure_folder, read_arrays, read_json
+from landscape.runs import describe, digest, few, find_models, hash8, measure_folder, read_arrays, read_json
 
 GRID = ("planes", "resolution", "range_l", "range_r", "plane_seed", "split", "as_published", "anchors")
 CHOSEN = (*GRID, "which", "refine")  # what tells files of class maps of one network apart
@@ -30,6 +31,7 @@ def settings(args, sources):
     if args.refine and getattr(args, "save_probs", False):
         raise UsageError("--refine leaves most points out, and --save_probs keeps the probabilities of all: give one "
                          "of the two")
+    check_attacked(args, sources)
     sets = {s.config.get("dataset", getattr(args, "dataset", None)) for s in sources}
     if len(sets) > 1:
         raise UsageError(f"the networks were trained on different data sets ({', '.join(sorted(map(str, sets)))}): "
@@ -38,6 +40,15 @@ def settings(args, sources):
             **({"save_probs": True} if getattr(args, "save_probs", False) else {}),
             **({"refine": args.refine} if args.refine else {}), **point_settings(args),
             **anchor_settings(args, [s.config for s in sources]), **foreign_settings(args, sources)}
+
+
+def check_attacked(args, sources):
+    """Raise UsageError where --anchors pgd attacks a file that does not say how its inputs were normalised and the
+    command does not either: the radius of the attack is one of pixels."""
+    path = Path(args.attack_net) if args.attack_net else sources[0].path
+    if args.anchors.startswith("pgd") and path.is_file() and not describe(path) and "normalize" not in args.given:
+        raise UsageError(f"--anchors {args.anchors}: {path} does not say how its inputs were normalised, and an attack "
+                         "moves pixels; give --normalize dataset, legacy, imagenet, none or M1,M2,M3/S1,S2,S3")
 
 
 def find_between(args):

@@ -251,7 +251,8 @@ def agreement_per_plane(maps):
 def scores_per_plane(maps, classes, where=None):
     """Three similarities of each pair of class maps (M, P, S) on each plane, as a dict of arrays (M, M, P):
     `agreement`, `mean_iou` and `kappa`, each as `confusion` and the function of that name give it for that
-    pair and plane. The confusion matrices themselves are never made: shared and marginal counts suffice.
+    pair and plane (kappa is NaN where it is not defined). The confusion matrices themselves are never made: shared
+    and marginal counts suffice.
     where (P, S), bool: only these points count; each plane has at least one."""
     maps = _maps(maps)
     models, planes, size = maps.shape
@@ -344,8 +345,8 @@ def mean_iou(counts):
 
 def kappa(counts):
     """Cohen's kappa (...) from counts (..., C, C): agreement beyond that of independent maps with the same
-    areas, 1 = equal, 0 = chance (Cohen 1960). 1 where both maps hold one and the same class, where the
-    formula is 0/0."""
+    areas, 1 = equal, 0 = chance (Cohen 1960). NaN where both maps hold one and the same class: there chance
+    agrees everywhere too, kappa is 0/0 and not defined."""
     counts = _counts(counts)
     total = counts.sum(axis=(-2, -1))
     agree = np.trace(counts, axis1=-2, axis2=-1) / total
@@ -502,7 +503,7 @@ def _counts(counts):
 
 def _kappa(agree, expected):
     certain = expected >= 1
-    return np.where(certain, 1.0, (agree - expected) / np.where(certain, 1.0, 1 - expected))
+    return np.where(certain, np.nan, (agree - expected) / np.where(certain, 1.0, 1 - expected))
 
 
 def _words(mask):

@@ -297,6 +297,23 @@ def bootstrap_present(per_plane, n=2000, level=0.95, seed=0):
     return mean, low, high, counts.tolist()
 
 
+def bootstrap_defined(per_plane, n=2000, level=0.95, seed=0):
+    """bootstrap_planes for values (..., P) that are NaN on planes where they are not defined: over the other planes.
+    NaN for an entry with too few of them."""
+    per_plane = np.asarray(per_plane, dtype=float)
+    if not np.isnan(per_plane).any():
+        return bootstrap_planes(per_plane, n, level, seed)
+    *found, _ = bootstrap_present(per_plane.reshape(-1, per_plane.shape[-1]), n, level, seed)
+    return tuple(np.array(part, dtype=float).reshape(per_plane.shape[:-1]) for part in found)
+
+
+def mean_defined(values):
+    """The mean along the first axis of what is not NaN; NaN where all is."""
+    values = np.asarray(values, dtype=float)
+    count = (~np.isnan(values)).sum(axis=0)
+    return np.where(count > 0, np.nan_to_num(values).sum(axis=0) / np.maximum(count, 1), np.nan)
+
+
 def over_subsets(values, subsets, level=0.95):
     """(mean, low, high) of a statistic of subsets (B, K bool) of K members, all of one size, from values (B,).
 

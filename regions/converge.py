@@ -90,11 +90,11 @@ def measure(args, files, settings):
     stacked = {k: np.stack([series[name] for name in names]) for k, series in by_stride.items()}
     rows = []
     for n in steps(planes):
-        found = results.bootstrap_planes(stacked[1][:, :n], **chosen)
+        found = results.bootstrap_defined(stacked[1][:, :n], **chosen)
         rows += [row(name, "planes", n, resolution, 1, bounded(name, found, i)) for i, name in enumerate(names)]
     for k, values in stacked.items():
-        found, apart = results.bootstrap_planes(values, **chosen), values - stacked[1]
-        shift = results.bootstrap_planes(apart, **chosen)
+        found, apart = results.bootstrap_defined(values, **chosen), values - stacked[1]
+        shift = results.bootstrap_defined(apart, **chosen)
         rows += [row(name, "resolution", planes, side(resolution, k), k, bounded(name, found, i)) |
                  {f"shift{end}": value for end, value in zip(("", "_low", "_high"), cells(shift, i))}
                  for i, name in enumerate(names)]
@@ -105,10 +105,10 @@ def measure(args, files, settings):
 
 def per_plane(args, labels, groups, classes):
     """{(measure, group, group or ""): values (P,)} of class maps (M, P, R, R): means over pairs of different networks,
-    and over the networks of a group."""
+    and over the networks of a group. kappa is NaN on planes where it is defined for no pair."""
     import numpy as np
 
-    from landscape import metrics
+    from landscape import metrics, results
 
     out, names = {}, list(dict.fromkeys(groups))
     scores = metrics.scores_per_plane(labels.reshape(*labels.shape[:2], -1), classes)
@@ -117,7 +117,7 @@ def per_plane(args, labels, groups, classes):
             pairs = [(i, j) for i, g in enumerate(groups) for j, h in enumerate(groups)
                      if (g, h) == (one, two) and (one != two or i < j)]
             if pairs:
-                out |= {(score, one, two): np.mean([values[i, j] for i, j in pairs], axis=0)
+                out |= {(score, one, two): results.mean_defined([values[i, j] for i, j in pairs])
                         for score, values in scores.items()}
     found = [metrics.fragmentation(maps_, args.connectivity, args.min_area) for maps_ in labels]
     for one in names:
@@ -134,8 +134,8 @@ def row(name, over, planes, resolution, stride, interval):
 
 
 def cells(found, i):
-    """The i-th (value, low, high) of arrays, None where there is no interval."""
-    return [None if part is None else float(part[i]) for part in found]
+    """The i-th (value, low, high) of arrays, None where there is none."""
+    return [None if part is None or part[i] != part[i] else float(part[i]) for part in found]
 
 
 def bounded(name, found, i):
@@ -166,6 +166,8 @@ def label(row):
 
 
 def cell(row):
+    if row["value"] is None:
+        return "-"
     text = f"{row['value']:.3f}"
     return text if row["low"] is None else f"{text} [{row['low']:.3f}, {row['high']:.3f}]"
 

@@ -21,10 +21,7 @@ PLAIN = {"granularity": "network", "beta": 1.0, "samples": 1, "label_smoothing":
 
 
 def make_parser():
-    parser = cli.Parser("python -m subspaces.claims", __doc__)
-    parser.add_argument("folder", metavar="RUNS", help="the folder of the study's runs")
-    parser.add_argument("--out", default="results/subspaces/claims.json", metavar="FILE")
-    return parser
+    return claims.study_parser("subspaces", __doc__)
 
 
 def main(argv=None):
@@ -33,11 +30,7 @@ def main(argv=None):
     made = judged(found)
     if not made:
         raise FileProblem(f"{args.folder}: the results hold no line beside standard networks of the same seeds")
-    claims.write(Path(args.out), made)
-    for c in made:
-        interval = "" if c.low is None else f" [{c.low:.3g}, {c.high:.3g}]"
-        print(f"{c.verdict:<12} {c.id}: {c.value:.3g}{interval} ({c.statement})")
-    print(f"claims: {args.out}")
+    claims.record(args.out, made)
     return 0
 
 

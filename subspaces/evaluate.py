@@ -494,16 +494,13 @@ def cell(line, k):
 
 
 def draw(args, run, found):
-    from landscape import plots
+    from landscape import redraw
     from landscape.results import write_csv
     from subspaces import plot
 
     write_csv(run.path / "subspaces.csv", found["table"], list(found["table"][0]))
     run.sink.table("subspaces", found["table"])
-    for name, figure in plot.figures(found).items():
-        for path in plots.save(figure, run.path / "figures" / name, args.formats.split(",")):
-            run.sink.image(name, path)
-            print(f"figure: {path}")
+    redraw.show(run, plot.figures(run.path, found), args.formats)
 
 
 if __name__ == "__main__":

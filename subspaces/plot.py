@@ -2,45 +2,34 @@
 
     python -m subspaces.plot runs/subspaces --formats pdf,svg
 
-Where the folder holds results on corrupted images (subspaces.evaluate --corruption), DIR/figures gets one figure of all
-of them.
+Where the folders hold results on corrupted images (subspaces.evaluate --corruption), the first one's figures/, or
+--plot_path, gets one figure of all of them.
 """
 
 from pathlib import Path
 
-from landscape import cli, plots, results, runs
-from landscape.errors import FileProblem
+from landscape import cli, plots, redraw, results
 
 LEVEL = 0.95
 CYCLES = ("swa_cyclic", "swa_constant", "cyclic", "fge")  # schedules of networks that are averaged or kept together
+FIGURES = {"subspaces": "subspaces.plot:figures"}
 
 
 def make_parser():
-    parser = cli.Parser("python -m subspaces.plot", __doc__)
-    parser.add_argument("folder", metavar="DIR", help="a folder with runs of subspaces.evaluate, or one of them")
-    cli.add_figures(parser)
-    return parser
+    return redraw.make_parser("python -m subspaces.plot", __doc__)
 
 
 def main(argv=None):
-    args = make_parser().settings(argv)
-    files = [f for f in sorted(Path(args.folder).rglob("results.json"))
-             if (f.parent / "done").exists() and runs.read_json(f).get("kind") == "subspaces"]
-    if not files:
-        raise FileProblem(f"{args.folder} holds no results of subspaces.evaluate: run it first")
-    held = {file.parent: runs.read_json(file) for file in files}
-    drawn = [(folder / "figures" / name, figure) for folder, found in held.items()
-             for name, figure in figures(found).items()]
-    if figure := corruptions(list(held.values())):
-        drawn.append((Path(args.folder) / "figures" / "corruptions", figure))
-    for stem, figure in drawn:
-        for path in plots.save(figure, stem, args.formats.split(",")):
+    args = cli.resolve(make_parser().settings(argv))
+    redraw.redraw(args, FIGURES)
+    if figure := corruptions([found for _, found in redraw.found(args.folders, FIGURES)]):
+        for path in plots.save(figure, Path(args.plot_path or f"{args.folders[0]}/figures") / "corruptions", args.formats.split(",")):
             print(f"figure: {path}")
     return 0
 
 
-def figures(found):
-    """{name: Figure} of a results.json of subspaces.evaluate: what its runs allow."""
+def figures(folder, found):
+    """{name: Figure} of the results.json of subspaces.evaluate: what its runs allow."""
     out = {}
     names = labels([r["group"] for r in found["runs"]])
     paths = {g: rows for g, rows in grouped(found["runs"]).items() if of_kind(rows[0], "path")}

@@ -1,5 +1,6 @@
 """Every kind of anchors from the table: what it promises, determinism, files of triplets."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -208,3 +209,23 @@ def test_dbvizs_words_for_anchors(root, argv, capsys):
             "--runs", str(root), *argv]  # fmt: skip
     assert main.main(argv) == 0
     assert "figure:" in capsys.readouterr().out
+
+
+def test_an_attack_on_a_file_of_unknown_normalisation_is_refused(root, tmp_path):
+    (run, *_) = (s.path for s in runs.find_models(root / "regions", select=["net=mlp"]))
+    weights, _ = runs.read_weights(run / "model.safetensors")
+    (tmp_path / "mlp").mkdir()
+    torch.save(weights, tmp_path / "mlp/0.pth")
+    made = tmp_path / "runs"
+    width = str(runs.run_source(run, ()).config["width"])
+    plane = ["--dataset", "digits", "--resolution", "5", "--runs", str(made), "--width", width, "--anchors", "pgd"]
+    for script, more in ((main, ["--load_net", str(tmp_path / "mlp/0.pth"), "--net", "mlp"]),
+                         (save_preds, ["--load_net", str(tmp_path), "--planes", "2"]),
+                         (main, ["--load_net", str(run), "--attack_net", str(tmp_path / "mlp/0.pth"), "--net", "mlp"])):
+        with pytest.raises(UsageError, match="0.pth does not say how its inputs were normalised.* give --normalize"):
+            script.main([*plane, *more])
+        assert not made.exists()
+        assert script.main([*plane, *more, "--normalize", "dataset"]) == 0
+        shutil.rmtree(made, ignore_errors=True)
+    own = ["--load_net", str(run), "--attack_net", str(run / "model.safetensors")]
+    assert main.main([*plane, *own]) == 0  # a checkpoint of ours says it

@@ -35,6 +35,21 @@ def runs(tmp_path):
     return tmp_path
 
 
+def test_what_is_not_defined_on_some_planes_is_taken_over_the_others():
+    values = np.random.default_rng(0).normal(size=(2, 3, 12))
+    whole = results.bootstrap_defined(values)
+    assert all(np.array_equal(a, b) for a, b in zip(whole, results.bootstrap_planes(values)))
+    values[0, 1, 4:] = np.nan
+    values[1, 2] = np.nan
+    values[1, 1, 1:] = np.nan
+    mean, low, high = results.bootstrap_defined(values)
+    assert np.allclose(mean[0, 0], whole[0][0, 0]) and mean[0, 1] == pytest.approx(values[0, 1, :4].mean())
+    assert low[0, 1] < mean[0, 1] < high[0, 1]
+    assert np.isnan([mean[1, 2], low[1, 2], low[1, 1], high[1, 1]]).all() and mean[1, 1] == values[1, 1, 0]
+    assert np.allclose(results.mean_defined(values[0]), np.nanmean(values[0], axis=0))
+    assert np.isnan(results.mean_defined([[np.nan], [np.nan]])).all()
+
+
 def test_records_are_the_finished_runs_flat_and_sorted(runs):
     first, second = results.load_records(runs)
     assert first == {"folder": "main/a", "net": "resnet20", "lr": 0.1, "test.accuracy": 0.123456,

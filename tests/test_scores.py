@@ -232,7 +232,7 @@ def test_rows_that_are_everywhere_have_the_usual_interval():
     assert planes == [12, 1, 0] and mean[2] is None and low[1:] == [None, None] and mean[1] == values[1, 0]
 
 
-def test_planes_of_one_class_give_numbers_in_every_score(copied):
+def test_planes_of_one_class_give_numbers_in_every_score_but_kappa(copied):
     """All networks say 3 everywhere on plane 0; one says 4 on plane 1, the others 3."""
     def flat(n, held):
         held["labels"][0] = 3
@@ -247,10 +247,42 @@ def test_planes_of_one_class_give_numbers_in_every_score(copied):
     labels = np.stack([h["labels"] for h in held_of(copied)])[:, :2]
     got = metrics.scores_per_plane(labels, 10)
     for name in got:
-        assert (got[name][:, :, 0] == 1).all() and got[name][0, 1, 1] == 0 and got[name][1, 2, 1] == 1
+        undefined = name == "kappa"
+        for equal in (got[name][:, :, 0], got[name][1, 2, 1]):
+            assert np.isnan(equal).all() if undefined else (equal == 1).all()
+        assert got[name][0, 1, 1] == 0
 
 
 # ---- bad input -----------------------------------------------------------------------------------------------------
+
+
+def test_planes_of_one_class_are_left_out_of_kappa_and_said(copied, capsys):
+    def one_class(planes):
+        def change(n, held):
+            held["labels"][:planes] = 3
+        return change
+
+    changed(copied, one_class(2))
+    _, found = scores(copied)
+    said = capsys.readouterr().out
+    assert found["undefined"] == {"kappa": 2} and "on 2 of 4 planes: its means leave these out" in said
+    maps, groups = maps_in(found), [m["group"] for m in found["models"]]
+    for row in found["scores"]["kappa"]["groups"]:
+        pairs = [(a, b) for i, a in enumerate(maps) for j, b in enumerate(maps)
+                 if i != j and (groups[i], groups[j]) == (row["group_a"], row["group_b"])]
+        if not pairs:
+            assert row["value"] is None
+            continue
+        slow = [metrics.kappa(metrics.confusion(a["labels"][2:], b["labels"][2:], 10)).mean() for a, b in pairs]
+        assert row["value"] == pytest.approx(np.mean(slow)) and row["planes"] == 2
+        assert row["low"] <= row["value"] <= row["high"]
+    shares = {(r["group_a"], r["group_b"]): r["planes"] for r in found["scores"]["agreement"]["groups"] if r["pairs"]}
+    assert set(shares.values()) == {4}
+    changed(copied, one_class(4))
+    _, found = scores(copied)
+    assert {r["value"] for r in found["scores"]["kappa"]["groups"]} == {None}
+    assert {v for row in found["scores"]["kappa"]["models"]["value"] for v in row} == {None}
+    assert "4 of 4 planes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("key", "change", "words"), [

@@ -113,7 +113,7 @@ def test_tables_figures_and_what_is_kept(root, found):
     measured(root)
     assert [f.stat().st_mtime_ns for f in files] == before  # logits are kept
     assert plot.main([str(folder), "--formats", "svg"]) == 0 and (folder / "figures/along.svg").exists()
-    assert {"simplexes", "noise"} <= plot.figures({**held, "runs": [
+    assert {"simplexes", "noise"} <= plot.figures(folder, {**held, "runs": [
         *held["runs"], *({**r, "vertices": 4, "noise_rate": 0.2} for r in held["runs"])]}).keys()
 
 

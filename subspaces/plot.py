@@ -23,7 +23,8 @@ def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
     redraw.redraw(args, FIGURES)
     if figure := corruptions([found for _, found in redraw.found(args.folders, FIGURES)]):
-        for path in plots.save(figure, Path(args.plot_path or f"{args.folders[0]}/figures") / "corruptions", args.formats.split(",")):
+        stem = Path(args.plot_path or f"{args.folders[0]}/figures") / "corruptions"
+        for path in plots.save(figure, stem, args.formats.split(",")):
             print(f"figure: {path}")
     return 0
 

@@ -1,7 +1,8 @@
 # Sourced by the fig_*.sh: reads --scale cpu|paper, --smoke, --dry_run and --jobs N, and enters .venv.
 # Sets scale, runs (the folder of all runs of that scale), jobs, and flags (what every program is given besides).
-# RUNS=DIR puts the runs elsewhere; asked is what a script's own variables add to its command. At the end of a script,
-# keep NAME FILE copies small results into results/$study, which is regions unless the script has set another before.
+# RUNS=DIR puts the runs elsewhere; PER_GPU=K lets K of the --jobs share a GPU; asked is what a script's own variables
+# add to its command. At the end of a script, keep NAME FILE copies small results into results/$study, which is regions
+# unless the script has set another before.
 study=${study:-regions}
 scale=cpu jobs=2 flags=() dry=0
 while [ $# -gt 0 ]; do
@@ -23,7 +24,7 @@ sweep() { # sweep GRID.yaml [ARGUMENTS]: train what is missing; with --dry_run o
   local action=run; [ "$dry" = 1 ] && action=plan
   local grid=$1; shift
   if [ "$action" = run ]; then
-    python scripts/sweep.py run "$grid" --jobs "$jobs" --runs "$runs" ${flags[@]+"${flags[@]}"} "$@"
+    python scripts/sweep.py run "$grid" --jobs "$jobs" --per_gpu "${PER_GPU:-1}" --runs "$runs" ${flags[@]+"${flags[@]}"} "$@"
   else
     python scripts/sweep.py plan "$grid" --runs "$runs" ${flags[@]+"${flags[@]}"} "$@"
   fi

@@ -217,8 +217,8 @@ def image_counts(scene):
 
 def measured(args, run, scene, weights, pairs, axes, norms, keep=True):
     """The lines of the pairs (i, j) of weight dicts as plain values, for each of args.align and norms; they go to
-    run.path / arrays, with what each point says of each image where that is to be kept, and what is there is not
-    measured again."""
+    run.path / arrays, and what is there is not measured again. keep: with what each point says of each image, and with
+    intervals over images."""
     import numpy as np
 
     from landscape import lines as engine
@@ -251,7 +251,8 @@ def measured(args, run, scene, weights, pairs, axes, norms, keep=True):
             said, each = engine.measure(scene, some, ts), [ts] * len(some)
         for key, line, found, points in zip(keys, some, said, each):
             far = engine.permute.distance(line.a, line.b)
-            row = describe(args, key, line, found, points, far, engine.permute.distance(line.a, weights[key[1]]))
+            before = engine.permute.distance(line.a, weights[key[1]])
+            row = describe(key, line, found, points, far, before, args.level if keep else None)
             kept = {f"{part}_{what}": values.clip(max=60000).astype(np.float16) if what == "losses" else values
                     for part, both_of in found.items() for what, values in zip(("losses", "right"), both_of) if keep}
             perms = aligned[key[:3]][1] or {}
@@ -269,35 +270,44 @@ def both(own, i, j):
     return {part: tuple(np.stack([x, y]) for x, y in zip(own[i][part], own[j][part])) for part in own[i]}
 
 
-def describe(args, key, line, found, ts, far, before):
-    """One line as plain values; found: {"train": (losses (T, N), right (T, N)), "test": …}."""
+def describe(key, line, found, ts, far, before, level):
+    """One line as plain values; found: {"train": (losses (T, N), right (T, N)), "test": …}; level: see curve."""
     i, j, how, norm = key
     row = {"a": i, "b": j, "align": how, "bn": norm, "distance": far, "distance_before": before, "ts": ts,
            "search": line.search}
     for part, (losses, right) in found.items():
-        row[part] = curve(losses, right, ts, args.level)
+        row[part] = curve(losses, right, ts, level)
     return row
 
 
 BLOCKS = 500  # images are drawn in so many blocks: the resamples of 50,000 single ones would not fit into memory
 
 
-def curve(losses, right, ts, level):
-    """Loss and accuracy along a line with their barriers, from losses and right (T, N). low, high: of the loss barrier,
-    over images, the highest point looked for anew in each resample."""
+def curve(losses, right, ts, level=None):
+    """Loss and accuracy along a line with their barriers, from losses and right (T, N). low, high: see over_images;
+    None without a level."""
+    import numpy as np
+
+    from landscape import metrics
+
+    mean, accuracy = losses.mean(1, dtype=float), right.mean(1, dtype=float)
+    height, drop = metrics.excess(mean, ts), metrics.excess(accuracy, ts)
+    low, high = over_images(losses, ts, level) if level else (None, None)
+    return {"losses": mean.tolist(), "accuracies": accuracy.tolist(), "excess": height.tolist(),
+            "loss_barrier": float(height.max()), "accuracy_barrier": float(drop.min()), "at": ts[int(height.argmax())],
+            "area": float(np.trapezoid(height, ts)), "low": low, "high": high}
+
+
+def over_images(losses, ts, level):
+    """(low, high) of the barrier of losses (T, N) over images, the highest point looked for anew in each resample."""
     import numpy as np
 
     from landscape import metrics, results
 
-    mean, accuracy = losses.mean(1, dtype=float), right.mean(1, dtype=float)
-    height, drop = metrics.excess(mean, ts), metrics.excess(accuracy, ts)
     blocks = [part.mean(1, dtype=float) for part in np.array_split(losses, min(BLOCKS, losses.shape[1]), axis=1)]
     sizes = np.array([len(part) for part in np.array_split(np.arange(losses.shape[1]), len(blocks))]) / losses.shape[1]
     blocks = np.array(blocks) * (sizes * len(blocks))[:, None]  # their mean is the mean over images
-    _, low, high = results.bootstrap(blocks, lambda v: metrics.barrier(v.mean(0), ts), 500, level)
-    return {"losses": mean.tolist(), "accuracies": accuracy.tolist(), "excess": height.tolist(),
-            "loss_barrier": float(height.max()), "accuracy_barrier": float(drop.min()), "at": ts[int(height.argmax())],
-            "area": float(np.trapezoid(height, ts)), "low": low, "high": high}
+    return results.bootstrap(blocks, lambda v: metrics.barrier(v.mean(0), ts), 500, level)[1:]
 
 
 def summary(rows, aligns, norms, level):

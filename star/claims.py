@@ -115,12 +115,12 @@ def judged(found):
 
 def over_widths(sets):
     kinds = "star_held_out", "anchor_held_out"
-    out = [claim(f"lower-{width:03}", "Table 2", f"at width {width} the barrier between star and held-out networks is "
-                 "below that between regular ones", difference(*(per_held_out(one, kind) for kind in kinds)), 0,
+    out = [claim(f"lower-{width:03}", "width study", f"at width {width} the barrier between star and held-out networks "
+                 "is below that between regular ones", difference(*(per_held_out(one, kind) for kind in kinds)), 0,
                  "below", "difference of barriers", published(width), one, "width") for width, one in sets]
     return [*out, claim(
-        "slope", "Figure 4", "over the widths, the star's barrier is about 0.3 of the regular one", slope(sets), SLOPES,
-        "between", "slope of the least-squares line with an offset; held-out networks resampled at each width",
+        "slope", "width study", "over the widths, the star's barrier is about 0.3 of the regular one", slope(sets),
+        SLOPES, "between", "slope of the least-squares line with an offset; held-out networks resampled at each width",
         comparisons.PUBLISHED["slope"], sets[0][1], "width")]
 
 
@@ -136,9 +136,9 @@ def over_anchors(sets):
     star, regular = (per_held_out(last, kind) for kind in ("star_held_out", "anchor_held_out"))
     drop = difference(shared_values(last), shared_values(before))
     out = [
-        claim("lower", "Table 1", "the barrier between star and held-out networks is below that between regular ones",
-              difference(star, regular), 0, "below", f"difference of barriers, {most} anchors", "0.077 against 0.381 "
-              "(50 anchors)", last, "anchors"),
+        claim("lower", "main table", "the barrier between star and held-out networks is below that between regular "
+              "ones", difference(star, regular), 0, "below", f"difference of barriers, {most} anchors",
+              "0.077 against 0.381 (50 anchors)", last, "anchors"),
         claim("anchors", "Figure 1", "the barrier falls with the number of anchors", decay(sets), 0, "below",
               f"exponent of N over N = {', '.join(str(n) for n, _ in sets)}", "-0.55 for N from 10 to 50", last,
               "anchors"),
@@ -155,7 +155,7 @@ def over_anchors(sets):
             return per_held_out(last, "anchor_held_out", how)
 
         out += [
-            claim("alignment", "Section 3", "alignment lowers the barrier between regular networks",
+            claim("alignment", "method", "alignment lowers the barrier between regular networks",
                   difference(by("weights"), by("none")), 0, "below", "difference of barriers, aligned less as they are",
                   None, last, "anchors"),
             claim("full-alignment", "beyond the paper", "matching all units by all weights lowers it further than the "

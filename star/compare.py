@@ -3,17 +3,17 @@
     python -m star.compare --stars runs/star --held_out runs/star_sources --held_out_select init_seed=3
 
 For each star: barriers on the lines star to held-out, star to anchor, and anchor to held-out (two regular networks);
-the same from the mean of the anchors, their units aligned to each other, and from the networks of --others (averages of
-one training's weights, say). The best anchor is the one whose barriers to the held-out networks are least, chosen after
-the fact, in its own favour. Loss and accuracy of each network; the path anchor, star, anchor beside the straight line
-between the two and learned bends (--bends: curves of subspaces.train with fixed ends). Intervals are clustered by
-network.
+the same from the mean of the anchors, their units aligned to each other, from averages of one training's snapshots
+(--swa), and from any networks (--others). The best anchor is the one whose barriers to the held-out networks are least,
+chosen after the fact, in its own favour. Loss and accuracy of each network; the path anchor, star, anchor beside the
+straight line between the two and learned bends (--bends: curves of subspaces.train with fixed ends). Intervals are
+clustered by network.
 """
 
 from pathlib import Path
 
 from landscape import cli, runs
-from landscape.errors import ContentError, UsageError
+from landscape.errors import ContentError, FileProblem, UsageError
 from star import barriers, comparisons, starlight
 
 # What is on a line: its first and its second end.
@@ -33,7 +33,9 @@ def make_parser():
                    help="networks that are no anchors: run folders, checkpoints, folders of these, or a .txt file")
     g.add_argument("--held_out_select", nargs="+", default=[], metavar="KEY=VALUE|VALUE", help="--select of these")
     g.add_argument("--others", nargs="+", default=[], metavar="RUN_OR_CHECKPOINT",
-                   help="further networks at the star's place, such as an average of one training's snapshots")
+                   help="further networks at the star's place")
+    g.add_argument("--swa", nargs="+", default=[], metavar="RUN",
+                   help="trainings with --snapshots (best: cycles): the average of the snapshots of each, likewise")
     g.add_argument("--bends", nargs="+", default=[], metavar="RUN",
                    help="curves of subspaces.train whose ends are anchors")
     g.add_argument("--anchors_measured", type=cli.natural, default=0, metavar="K",
@@ -88,9 +90,9 @@ def measure(args, star):
         if runs.digest(source, args.which) in seen:
             raise UsageError(f"{source.path} is an anchor of {star.path}: choose others by --held_out_select")
     members = [s for group in groups.values() for s in group]
-    for name in ("stars", "select", "held_out", "held_out_select", "others", "bends"):
+    for name in ("stars", "select", "held_out", "held_out_select", "others", "bends", "swa"):
         args.differs.pop(name, None)
-    args.differs["weights"] = runs.hash8([*(runs.digest(m, args.which) for m in members), *args.bends])
+    args.differs["weights"] = runs.hash8([*(runs.digest(m, args.which) for m in members), *args.bends, *args.swa])
     head = f"compare_{star.config['net']}_star{len(groups['anchor'])}"
     path = runs.folder("star", args, head)
     if args.dry_run:
@@ -126,8 +128,11 @@ def compute(args, run, star, said, groups, members):
         at += len(group)
     anchors = [permute.parameters(nets.weights[k]) for k in places["anchor"]]
     mean = stars.aligned_mean(anchors, axes, args.match_seed)
-    held = [*nets.weights, {**nets.weights[0], **mean}]  # its BatchNorm statistics are estimated at every use
-    places["mean"] = [len(held) - 1]
+    swa = [average(path, nets.weights[0]) for path in args.swa]
+    # BatchNorm statistics of these are estimated at every use:
+    held = [*nets.weights, {**nets.weights[0], **mean}, *({**nets.weights[0], **one} for one in swa)]
+    places["mean"] = [len(nets.weights)]
+    places["other"] += range(len(nets.weights) + 1, len(held))
     if args.anchors_measured:
         places["anchor"] = places["anchor"][:args.anchors_measured]
     norm = "reset" if scene.normed else "stored"
@@ -138,6 +143,7 @@ def compute(args, run, star, said, groups, members):
     kinds = {pair: kind for kind, some in pairs.items() for pair in some}
     rows = [{"kind": kinds.get((r["a"], r["b"]), "anchor_anchor"), **r} for r in rows]
     names = [(m.seed_name, str(m.path)) for m in members] + [("mean of anchors", "")]
+    names += [("average of snapshots", str(path)) for path in args.swa]
     roles = {k: role for role, some in places.items() for k in some}
     config = star.config
     bends = [bend(args, scene, path, norm) for path in args.bends]
@@ -150,6 +156,20 @@ def compute(args, run, star, said, groups, members):
                        for k in sorted(roles)],
             "lines": rows, "summary": summary(rows, args.align, args.level), "bends": bends,
             "paths": [path_over_the_star(rows, i, j, how) for i, j in couples for how in args.align]}
+
+
+def average(path, like):
+    """The mean of the parameters of a training's snapshots, on the device of `like`. Raises FileProblem and
+    ContentError."""
+    from landscape import permute
+    from landscape import weights as algebra
+
+    files = [f for f in sorted((Path(path) / "checkpoints").glob("*.safetensors")) if f.stem != "epoch_0000"]
+    if not files:
+        raise FileProblem(f"{path} holds no snapshots: train it with --snapshots cycles, or another list of epochs")
+    found = [permute.parameters(runs.read_weights(f)[0]) for f in files]
+    algebra.check_same(permute.parameters(like), found[0], "the star", path)
+    return {k: v.to(like[k].device) for k, v in algebra.combine(found, [1 / len(found)] * len(found)).items()}
 
 
 def standing(rows, k):

@@ -144,7 +144,8 @@ def test_the_flags_it_names_exist_and_those_left_out_do_not():
     known |= {"--scale", "--superposition"}  # of the fig_*.sh
     studied = [f"{study}.{p.stem}" for study in STUDIES for p in ROOT.glob(f"{study}/*.py")
                if "def make_parser" in p.read_text()]
-    for name in ("main", "save_preds", "calculate_iou", "scripts.sweep", "scripts.benchmark", *studied):
+    for name in ("main", "save_preds", "calculate_iou", "scripts.sweep", "scripts.benchmark", "landscape.pairs",
+                 *studied):
         actions = importlib.import_module(name).make_parser()._actions
         known |= {flag for action in actions for flag in action.option_strings}
     flag = r"(?<![\w-])--[a-z]\w*"

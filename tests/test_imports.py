@@ -23,6 +23,8 @@ WITHIN = {
     "maps": {"runs"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives", "maps"},
     "redraw": {"cli", "runs", "plots"}, "corruptions": {"seeding", "cli"},
     "predictions": {"maps", "runs", "train", "cli", "evaluate", "data"},
+    "surface": {"cli", "plots", "predictions", "redraw", "results", "runs", "seeding", "weights", "plane", "subspace",
+                "data", "maps", "train", "evaluate"},
     "report": {"claims", "cli", "plots", "results", "runs"},
     "cli": {"seeding", "runs", "data"}, "refine": {"seeding"}, "permute": {"weights", "seeding"},
 }  # fmt: skip
@@ -67,6 +69,7 @@ def test_the_top_scripts_import_only_landscape_and_models(name):
     "import models", "import landscape.cli", "import landscape.runs", "import landscape.seeding",
     "import landscape.results", "import landscape.plots", "import landscape.claims", "import landscape.maps",
     "import landscape.report; landscape.report.make_parser().format_help()",
+    "import landscape.surface; landscape.surface.make_parser().format_help()",
     "import double_descent.linear, double_descent.spectra, double_descent.plot, double_descent.claims",
     "import star.barriers, star.starlight, star.plot; star.barriers.make_parser().format_help()",
     "import double_descent.linear_figures, double_descent.spectra_figures, double_descent.bench",

@@ -318,9 +318,10 @@ class Scene:
             training = self.statistics(network, trained.preprocessing)
         parts = [self.images(split, trained.preprocessing) for split in args.splits]
         coords = cut.coords
+        spanned_by = [[w[k].numpy() for k in sorted(w)] for w in (cut.origin, *cut.directions)]
         held = {"splits": self.held, "images": args.images, "sample_seed": args.sample_seed,
                 "bn": args.bn_images if training is not None else "stored", "coords": runs.content_hash(coords),
-                "weights": [runs.content_hash(*(w[k].numpy() for k in sorted(w))) for w in (cut.origin, *cut.directions)]}
+                "weights": [runs.content_hash(*arrays) for arrays in spanned_by]}
 
         def block(start, stop):
             points = [{k: v.to(self.device) for k, v in cut.point(*c).items()} for c in coords[start:stop].tolist()]

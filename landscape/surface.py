@@ -105,7 +105,9 @@ def checked(args):
                 raise FileProblem(f"{network.source.path} holds fewer than two snapshots: train it with --snapshots "
                                   "every=1, or choose with --select")
     for split in args.splits:
-        predictions.split_settings(networks, args, split)
+        held = predictions.split_settings(networks, args, split)
+        if split == "val":
+            predictions.split_images(held, args)  # there may be none
     if args.hessian:
         try:
             import curvlinops  # noqa: F401

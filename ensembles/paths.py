@@ -15,8 +15,6 @@ N images, C classes, K members, V vertices (networks that span a path), P points
 the radii, M networks that answers are compared with.
 """
 
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ import numpy as np
 from ensembles.evaluate import Scene
 from ensembles.similarity import interval
 from landscape import cli, metrics, predictions, results, runs
-from landscape.errors import ContentError, Interrupted, UsageError
+from landscape.errors import ContentError, UsageError
 from landscape.seeding import numpy_stream
 
 KINDS = {"line": 2, "plane": 3, "radial": 2, "connector": 2}  # and how many members it takes
@@ -310,30 +308,22 @@ class Between(Scene):
         from landscape import evaluate
 
         args, answers = self.args, np.asarray(answers)
-        held = {**self.named, "coefficients": digest(coefficients), "answers": digest(answers),
-                "vertices": [digest(*(w[k].numpy() for k in sorted(w))) for w in vertices]}
+        held = {**self.named, "coefficients": runs.content_hash(coefficients), "answers": runs.content_hash(answers),
+                "vertices": [runs.content_hash(*(w[k].numpy() for k in sorted(w))) for w in vertices]}
         if self.training is not None:
             held |= {"bn_images": args.bn_images, "bn_seed": args.sample_seed} | ({"stored": stored} if stored else {})
-        file = folder / "arrays" / f"path-{runs.hash8(held)}.npz"
-        done = {"loss": np.zeros(0), "accuracy": np.zeros(0), "agreement": np.zeros((0, len(answers)))}
-        if file.exists() and not args.force:
-            done = runs.read_arrays(file, list(done), list(done))
-        self.progress.step(len(done["loss"]))
         images = self.images(self.preprocessing).to(self.device)
         vertices = [{k: v.to(self.device) for k, v in w.items()} for w in vertices]
-        size = sum(v.nbytes for v in vertices[0].values()) + 4 * self.said[0].size
-        block = max(1, min(MOST, int(BLOCK // size)))
-        for start in range(len(done["loss"]), len(coefficients), block):
-            points = [self.point(vertices, c, stored) for c in coefficients[start:start + block]]
+
+        def block(start, stop):
+            points = [self.point(vertices, c, stored) for c in coefficients[start:stop]]
             said = evaluate.logits_at(self.network, points, images, self.preprocessing, args.eval_bs)
-            new = self.measured(said, answers, words)
-            done = {k: np.concatenate([v, new[k]]) for k, v in done.items()}
-            runs.write_arrays(file, **done, settings=json.dumps(held, sort_keys=True))
-            self.progress.step(len(points), words)
-            if self.stop.requested:
-                raise Interrupted(f"{self.stop.requested}: stopped after {len(done['loss'])} of {len(coefficients)} "
-                                  f"points of the {words}; saved in {file}; the same command goes on")
-        return done
+            return self.measured(said, answers, words)
+
+        size = sum(v.nbytes for v in vertices[0].values()) + 4 * self.said[0].size
+        return runs.grown(folder / "arrays" / f"path-{runs.hash8(held)}.npz", ("loss", "accuracy", "agreement"),
+                          len(coefficients), max(1, min(MOST, int(BLOCK // size))), block, held,
+                          f"points of the {words}", self.progress, self.stop, args.force)
 
     def point(self, vertices, coefficients, stored=None):
         """The weight dict of one point, with BatchNorm's statistics as they belong there."""
@@ -365,15 +355,6 @@ class Between(Scene):
 def seen(trained):
     """How a network's inputs are made, to be compared."""
     return {k: predictions.list_of(trained.preprocessing[k]) for k in predictions.COMPARED}
-
-
-def digest(*arrays):
-    """16 hex digits of the content of arrays."""
-    found = hashlib.sha256()
-    for array in arrays:
-        found.update(f"{array.shape} {array.dtype}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()[:16]
 
 
 def measure(args, networks, kinds, pairs, connector, stop):

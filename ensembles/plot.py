@@ -1,4 +1,4 @@
-"""Draw the saved results of this study again, in other formats or another style: nothing is computed anew.
+"""Draw the saved results of this study, and of landscape.surface, in other formats or another style.
 
     python -m ensembles.plot runs/ensembles --formats pdf,svg
 
@@ -9,7 +9,8 @@ Under the given folders it draws every run whose results.json names a kind of FI
 from landscape import cli, redraw
 
 FIGURES = {"similarity": "ensembles.similarity_figures:figures", "ensembles": "ensembles.evaluate_figures:figures",
-           "paths": "ensembles.paths_figures:figures", "shift": "ensembles.shift_figures:figures"}  # fmt: skip
+           "paths": "ensembles.paths_figures:figures", "shift": "ensembles.shift_figures:figures",
+           "surface": "landscape.surface:figures"}  # fmt: skip
 
 
 def make_parser():

@@ -18,9 +18,11 @@ COMPARED = ("mean", "std", "image_size", "channels")  # of the inputs
 
 
 def add_networks(parser, cli, default):
-    """The flags that name networks of any study, and those that foreign checkpoints need; returns the first group."""
+    """The flags that name networks of any study, and those that foreign checkpoints need; returns the first group.
+    default: of --members, or None for members without a flag."""
     g = parser.group("networks", named=True)
-    g.add_argument("--members", nargs="+", default=[default], metavar="GLOB",
+    flag, given = ("--members", {"default": [default]}) if default else ("members", {})
+    g.add_argument(flag, nargs="+", metavar="GLOB", **given,
                    help="run folders of any study, folders of them, checkpoints, or patterns of these")
     g.add_argument("--which", default="model", choices=("model", "best"),
                    help="of a run: the last weights, or the best on its validation set")

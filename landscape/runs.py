@@ -26,7 +26,7 @@ from pathlib import Path
 
 import models
 from landscape import parallel
-from landscape.errors import ContentError, FileProblem, UsageError
+from landscape.errors import ContentError, FileProblem, Interrupted, UsageError
 from landscape.wandb_sink import open_sink
 
 KEY = "landscape"  # the one metadata key of model.safetensors: sorted JSON; several keys are written in random order
@@ -86,6 +86,42 @@ def read_arrays(path, needs=(), only=None):
         raise FileProblem(f"{path} is missing") from None
     except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as e:
         raise ContentError(f"{path} is damaged ({e}); delete it and run the command that made it again") from None
+
+
+def grown(file, names, count, size, block, held, words, progress, stop, force=False):
+    """{name: array (count, …)} of `count` items, computed `size` at a time and kept in an .npz file as it grows: what
+    is there is not computed again.
+
+    block: a function of (start, stop) that gives {name: array (stop - start, …)}. held: plain values, kept beside.
+    words: what the items are, for messages. stop: of stoppable. Raises Interrupted between two blocks.
+    """
+    import numpy as np
+
+    done = read_arrays(file, names, names) if file.exists() and not force else None
+    start = len(done[names[0]]) if done else 0
+    if start:
+        progress.step(start)
+    while start < count:
+        new = block(start, min(start + size, count))
+        done = {k: np.concatenate([done[k], new[k]]) for k in names} if done else new
+        write_arrays(file, **done, settings=json.dumps(held, sort_keys=True))
+        progress.step(len(done[names[0]]) - start, words)
+        start = len(done[names[0]])
+        if stop.requested:
+            raise Interrupted(f"{stop.requested}: stopped after {start} of {count} {words}; saved in {file}; the same "
+                              "command goes on")
+    return done
+
+
+def content_hash(*arrays):
+    """16 hex digits of the content of arrays."""
+    import numpy as np
+
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.shape} {array.dtype}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
 
 
 def read_json(path):

@@ -3,7 +3,9 @@
 import numpy as np
 
 from landscape import plots
-from star.comparisons import KINDS, PUBLISHED, by_anchors, by_width, cell
+from landscape.results import bootstrap
+from star import starlight
+from star.comparisons import KINDS, PUBLISHED, by_anchors, by_recipe, by_width, cell
 
 
 def figures(folder, found):
@@ -34,14 +36,40 @@ def star_figure(found):
 
 def over_stars(results):
     """{"width": barriers against the width, and star against regular; "anchors": barriers against the number of
-    anchors}, of the results of star.compare that allow it; in the last alignment that all of them have."""
+    anchors; "recipes": how the stars were trained}, of the results of star.compare that allow it; in the last alignment
+    that all of them have."""
     out = {}
     for name, draw, sets in (("width", width_figure, by_width(results)), ("anchors", anchor_figure,
                                                                           by_anchors(results))):
         shared = [how for how in sets[0][1]["align"] if all(how in r["align"] for _, r in sets)] if sets else []
         if len(sets) > 1 and shared:
             out[name] = draw(sets, shared[-1])
+    recipes = by_recipe(results)
+    every = [found for some in recipes.values() for found in some]
+    shared = [how for how in every[0]["align"] if all(how in f["align"] for f in every)] if every else []
+    if len(recipes) > 1 and shared:
+        out["recipes"] = recipe_figure(recipes, shared[-1])
     return out
+
+
+def recipe_figure(sets, how):
+    """A row for each way to train a star: barriers to held-out networks, own loss, and accuracy, of several stars."""
+    measures = {"barrier": "star to held-out: train loss barrier (nats)", "loss": "train loss of the star (nats)",
+                "accuracy": "test accuracy of the star"}
+    groups, stars = [], []
+    for name, some in sets.items():
+        pairs = {(found["star"]["path"], line["b"]): line["train"]["loss_barrier"] for found in some
+                 for line in found["lines"] if (line["kind"], line["align"]) == ("star_held_out", how)}
+        own = {k: [next(m[which] for m in found["models"] if m["role"] == "star") for found in some]
+               for k, which in (("loss", "train_loss"), ("accuracy", "test_accuracy"))}
+        cells = {k: dict(zip(("value", "low", "high"), bootstrap(v))) for k, v in own.items()}
+        groups.append({"group": name, "barrier": starlight.over_pairs(pairs), **cells})
+        stars += [{"group": name, "barrier": {"value": cell(found, "star_held_out", how)["value"]},
+                   **{k: {"value": own[k][n]} for k in own}} for n, found in enumerate(some)]
+    first = next(iter(sets.values()))[0]["star"]
+    note = (f"{first['net']}, width {first['width']}, on {first['dataset']}, {first['anchors']} anchors, "
+            f"{first['held_out']} held-out networks, aligned by {how}; 95% intervals")
+    return plots.interval_figure(groups, stars, measures, note, each="star")
 
 
 def bars(ax, x, cells, label, **style):

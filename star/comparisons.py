@@ -26,20 +26,41 @@ def comparisons(folder):
     return list({found["star"]["path"]: found for found in held if found.get("kind") == "star"}.values())
 
 
-def by_width(results):
-    """[(width, results)] in ascending order, of the network and data with stars of most widths; of each width the star
-    of most anchors."""
+def recipe(found):
+    """How a star was trained, in words: where t was drawn, and the weight of its own loss."""
+    star = found["star"]
+    return f"t {star['t_sampling']}" + (f", mu = {star['mu']:g}" if star["mu"] else "")
+
+
+def published(results):
+    """Those of stars that were trained as published: t uniform, mu 0."""
+    return [found for found in results if recipe(found) == "t uniform"]
+
+
+def by_recipe(results):
+    """{recipe: [results]} of the network, data and number of anchors with stars of most recipes."""
     held = {}
-    for found in sorted(results, key=lambda r: r["star"]["anchors"]):
+    for found in results:
+        star = found["star"]
+        same = held.setdefault((star["net"], star["width"], star["dataset"], star["anchors"]), {})
+        same.setdefault(recipe(found), []).append(found)
+    return dict(sorted(max(held.values(), key=len, default={}).items()))
+
+
+def by_width(results):
+    """[(width, results)] in ascending order, of the network and data with published stars of most widths; of each width
+    the star of most anchors."""
+    held = {}
+    for found in sorted(published(results), key=lambda r: (r["star"]["anchors"], -r["star"]["init_seed"])):
         star = found["star"]
         held.setdefault((star["net"], star["dataset"]), {})[star["width"]] = found
     return sorted(max(held.values(), key=len, default={}).items())
 
 
 def by_anchors(results):
-    """[(N, results)] in ascending order, of the network and data with stars of most numbers of anchors."""
+    """[(N, results)] in ascending order, of the network and data with published stars of most numbers of anchors."""
     held = {}
-    for found in results:
+    for found in published(results):
         star = found["star"]
         held.setdefault((star["net"], star["width"], star["dataset"]), {})[star["anchors"]] = found
     return sorted(max(held.values(), key=len, default={}).items())
@@ -50,7 +71,8 @@ def table(results):
     rows = []
     for found in results:
         for how in found["align"]:
-            row = {k: found["star"][k] for k in ("net", "width", "dataset", "anchors", "held_out")} | {"align": how}
+            row = {k: found["star"][k] for k in ("net", "width", "dataset", "anchors", "held_out", "init_seed",
+                                                 "t_sampling", "mu")} | {"align": how}
             for kind in ("star_held_out", "star_anchor", "anchor_held_out", "mean_held_out", "best_held_out"):
                 for part in ("train", "test"):
                     value = cell(found, kind, how, part)

@@ -77,7 +77,7 @@ def run(command):
         return 0
     elif name == "subspaces.convert":
         argv = [*argv, "--dataset", "digits", "--normalize", "dataset"]
-    elif name in ("main", "save_preds", "calculate_iou") or name.split(".")[0] in STUDIES:
+    elif name in ("main", "save_preds", "calculate_iou", "landscape.surface") or name.split(".")[0] in STUDIES:
         argv = [*argv, "--smoke"]
     return module.main(argv) or 0
 
@@ -142,10 +142,9 @@ def test_the_flags_it_names_exist_and_those_left_out_do_not():
     known = {"--flag", "--mirror", "--num_classes", "--jobs"}  # of landscape.data, models, sweep
     known |= {"--columns", "--format", "--curves"}  # of landscape.results
     known |= {"--scale", "--superposition"}  # of the fig_*.sh
-    studied = [f"{study}.{p.stem}" for study in STUDIES for p in ROOT.glob(f"{study}/*.py")
-               if "def make_parser" in p.read_text()]
-    for name in ("main", "save_preds", "calculate_iou", "scripts.sweep", "scripts.benchmark", "landscape.pairs",
-                 *studied):
+    studied = [f"{study}.{p.stem}" for study in (*STUDIES, "landscape") for p in ROOT.glob(f"{study}/*.py")
+               if re.search(r"def make_parser\(\)", p.read_text())]
+    for name in ("main", "save_preds", "calculate_iou", "scripts.sweep", "scripts.benchmark", *studied):
         actions = importlib.import_module(name).make_parser()._actions
         known |= {flag for action in actions for flag in action.option_strings}
     flag = r"(?<![\w-])--[a-z]\w*"

@@ -11,7 +11,7 @@ from landscape import claims as ledger
 from landscape import cli, evaluate, permute, runs, train, weights
 from landscape.errors import ContentError, FileProblem, UsageError
 from models.axes import axes_of
-from star import barriers, claims, compare, comparisons, plot, sources, starlight, stars
+from star import barriers, claims, compare, compare_figures, comparisons, plot, sources, starlight, stars
 from star import train as learn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -203,7 +203,9 @@ def made_up(star, regular, width=8, anchors=10, net="mlp1", noise=0.01, aligns=(
                              "train": {"loss_barrier": barrier, "losses": [0.0, barrier, 0.0]}})
     models = [{"number": n, "path": f"net{n}", "role": "x"} for n in (0, 1, 2, 3, 10, 11, 12)]
     return {"kind": "star", "align": list(aligns), "lines": rows, "models": models,
-            "star": {"net": net, "width": width, "dataset": "digits", "anchors": anchors, "path": f"{net}{width}"}}
+            "level": 0.95, "star": {"net": net, "width": width, "dataset": "digits", "anchors": anchors,
+                                    "path": f"{net}{width}", "held_out": 3, "init_seed": 0, "t_sampling": "uniform",
+                                    "mu": 0.0}}
 
 
 def verdicts(results):
@@ -261,3 +263,26 @@ def test_a_script_says_what_it_would_do(name, scale, tmp_path):
         if words[2] != "star.claims":
             modules[words[2].removeprefix("star.")].make_parser().settings(words[3:])
     assert not (tmp_path / "runs").exists()
+
+
+def trained(number, **how):
+    """Made-up results of one star of several, with an own loss and accuracy and a summary as star.compare makes it."""
+    found = made_up(0.1 + number / 100, 0.3)
+    found["star"] |= {"path": f"star{number}", "init_seed": number, **how}
+    found["models"][0] |= {"role": "star", "train_loss": 0.5 + number / 10, "test_accuracy": 0.9}
+    found["summary"] = [{"kind": "star_held_out", "align": how, "split": "train", "measure": "loss_barrier",
+                         "value": 0.1} for how in found["align"]]
+    return found
+
+
+def test_stars_of_several_recipes_are_told_apart():
+    constant = [trained(n, t_sampling="constant") for n in (3, 4)]
+    own_loss, uniform = [trained(5, mu=1.0)], [trained(n) for n in (0, 1, 2)]
+    found = [*own_loss, *uniform, *constant]
+    recipes = comparisons.by_recipe(found)
+    assert {name: len(some) for name, some in recipes.items()} == {"t uniform": 3, "t constant": 2,
+                                                                   "t uniform, mu = 1": 1}
+    assert comparisons.by_width(found) == [(8, uniform[0])] and comparisons.by_anchors(found)[0][1] in uniform
+    figure = compare_figures.recipe_figure(recipes, "weights")
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == list(recipes)
+    assert comparisons.by_recipe(uniform).keys() == {"t uniform"}

@@ -9,8 +9,6 @@ thresholds were written down before the numbers. Writes results/star/claims.json
 renders.
 """
 
-from pathlib import Path
-
 from landscape import claims, cli, results
 from landscape.claims import Claim, judge
 from landscape.errors import FileProblem
@@ -23,10 +21,7 @@ COMMANDS = {"width": "bash scripts/fig_star_mnist_width.sh", "anchors": "bash sc
 
 
 def make_parser():
-    parser = cli.Parser("python -m star.claims", __doc__)
-    parser.add_argument("folder", metavar="RUNS", help="the folder of the study's runs")
-    parser.add_argument("--out", default="results/star/claims.json", metavar="FILE")
-    return parser
+    return claims.study_parser("star", __doc__)
 
 
 def main(argv=None):
@@ -34,11 +29,8 @@ def main(argv=None):
     made = judged(comparisons.comparisons(args.folder))
     if not made:
         raise FileProblem(f"{args.folder}: no star was compared with two held-out networks or more, aligned by {HOW}")
-    claims.write(Path(args.out), made)
-    for c in made:
-        interval = "" if c.low is None else f" [{c.low:.3g}, {c.high:.3g}]"
-        print(f"{c.verdict:<12} {c.id}: {c.value:.3g}{interval} ({c.statement})")
-    print(f"claims: {args.out}")
+    commands = {claim.command for claim in made}
+    claims.record(args.out, made, replaced=lambda claim: claim.command in commands)  # those of the other script stay
     return 0
 
 

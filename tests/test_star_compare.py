@@ -230,6 +230,24 @@ def test_each_claim_is_judged_on_the_stars_that_it_is_of():
     assert verdicts([made_up(0.1, 0.5)]) == {}
 
 
+def test_the_claims_of_the_other_script_stay(tmp_path):
+    def written(name, results):
+        for k, one in enumerate(results):
+            folder = tmp_path / name / str(k)
+            runs.write_json(folder / "results.json", one)
+            (folder / "done").touch()
+        assert claims.main([str(tmp_path / name), "--out", str(tmp_path / "claims.json")]) == 0
+        return {c.id for c in ledger.read(tmp_path / "claims.json")}
+
+    first = written("widths", [made_up(0.3 * r + 0.01, r, w) for w, r in ((4, 0.5), (8, 0.3), (16, 0.1))])
+    both = written("counts", [made_up(0.4 * n**-0.5, 0.5, 64, n, f"resnet18-{n}") | {
+        "star": {**made_up(0, 0)["star"], "net": "resnet18", "width": 64, "anchors": n, "path": f"{n}"}}
+        for n in (1, 2, 5)])  # fmt: skip
+    again = written("fewer", [made_up(0.3 * r + 0.01, r, w) for w, r in ((4, 0.5), (8, 0.3))])
+    assert len(first) == 4 and len(both) == 10 and first < both
+    assert again == both - {"star:width-lower-016"}
+
+
 # ---- scripts -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("scale", ["cpu", "paper"])

@@ -47,14 +47,14 @@ keep() { # keep NAME FILE: into results/<study>/NAME, at the CPU's scale and not
   case "$1" in
     *.png) kept=$(python -c 'import os, sys; from PIL import Image
 image, path = Image.open(sys.argv[1]).convert("RGB"), sys.argv[2]
-image.thumbnail((1200, 1200))
+image.thumbnail((1000, 1000))
 image.save(path, optimize=True)
-if os.path.getsize(path) > 140_000:  # all figures in git together are under 5 MB
+if os.path.getsize(path) > 80_000:  # all figures in git together are under 5 MB
     os.remove(path)
     path = path[:-4] + ".jpg"
-    for quality in (88, 80, 72, 64, 55):
+    for quality in (85, 75, 65, 55, 45):
         image.save(path, quality=quality, optimize=True)
-        if os.path.getsize(path) < 140_000: break
+        if os.path.getsize(path) < 80_000: break
 print(os.path.basename(path))' "$2" "results/$study/$kept") ;;
     *) cp "$2" "results/$study/$kept" ;;
   esac

@@ -194,8 +194,8 @@ def test_a_two_layer_linear_network_comes_to_a_star_of_no_barrier():
 
 # ---- alignment -----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("how", ["weights", "published", "sinkhorn", "activations"])
-@pytest.mark.parametrize("net", [MLP, CNN], ids=lambda n: n[1])
+@pytest.mark.parametrize(("net", "how"), [(MLP, "weights"), (MLP, "published"), (MLP, "sinkhorn"), (MLP, "activations"),
+                                          (CNN, "weights"), (CNN, "published"), (CNN, "activations")])
 def test_alignment_brings_the_anchors_nearer_and_leaves_their_functions(root, tmp_path, net, how):
     argv = arguments(root, tmp_path, net, (0, 1), "--align", how, "--bn_images", "64")
     args = cli.resolve(learn.make_parser().settings(argv))

@@ -140,6 +140,7 @@ def test_links_lead_somewhere(name):
 def test_the_flags_it_names_exist_and_those_left_out_do_not():
     left_out = r"\*Left out\*:.*?\n\n"
     known = {"--flag", "--mirror", "--num_classes", "--jobs"}  # of landscape.data, models, sweep
+    known |= {"--nproc_per_node"}  # of torchrun
     known |= {"--columns", "--format", "--curves"}  # of landscape.results
     known |= {"--scale", "--superposition"}  # of the fig_*.sh
     studied = [f"{study}.{p.stem}" for study in (*STUDIES, "landscape") for p in ROOT.glob(f"{study}/*.py")

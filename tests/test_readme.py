@@ -14,6 +14,7 @@ import models
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 STUDIES = ("regions", "double_descent", "ensembles", "subspaces", "star")
+SMOKED = ("main", "save_preds", "calculate_iou", "landscape.pairs", "landscape.surface")  # and all of the studies
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
@@ -77,7 +78,7 @@ def run(command):
         return 0
     elif name == "subspaces.convert":
         argv = [*argv, "--dataset", "digits", "--normalize", "dataset"]
-    elif name in ("main", "save_preds", "calculate_iou", "landscape.surface") or name.split(".")[0] in STUDIES:
+    elif name in SMOKED or name.split(".")[0] in STUDIES:
         argv = [*argv, "--smoke"]
     return module.main(argv) or 0
 

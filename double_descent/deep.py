@@ -9,9 +9,6 @@ calculate_iou.py. Small networks of several seeds and noises, as in --seeds 0-15
 (landscape/stacked.py), each into the run folder that it would have alone.
 """
 
-import copy
-import itertools
-
 from landscape import cli, runs
 from landscape.errors import UsageError
 
@@ -27,20 +24,13 @@ def make_parser():
     g.add_argument("--asym", action="store_true", help="--noise_kind asymmetric")
     g.add_argument("--dd_epoch_study", action="store_true",
                    help="--snapshots at the epochs of dbViz's study of epoch-wise double descent")
-    g = parser.group("several networks")
-    g.add_argument("--seeds", type=cli.several(cli.whole), default=None, metavar="S,S,…|A-B", help="--seed of each")
-    g.add_argument("--noise_rates", type=cli.several(cli.number(0)), default=None, metavar="R,R,…",
-                   help="--noise_rate of each; every one with every seed")
-    g.add_argument("--noise_seeds", type=cli.several(cli.whole), default=None, metavar="S,S,…|A-B",
-                   help="--noise_seed of each; every one with every seed and rate")
-    g.add_argument("--stack", default="auto", choices=("auto", "always", "never"),
-                   help="train them as one stacked network; auto: where a few timed steps say that it is faster")
+    cli.add_several(parser)
     return parser
 
 
 def main(argv=None):
     args = translated(make_parser().settings(argv))
-    members = each(args)
+    members = cli.each(args)
     paths = [runs.folder("double_descent", member) for member in members]
     if args.dry_run:
         if len(members) > 1:
@@ -64,28 +54,6 @@ def main(argv=None):
         print(f"train accuracy {last['train_accuracy']:.4f} (given labels, while training), test accuracy "
               f"{last['test_accuracy']:.4f}, test loss {last['test_loss']:.4f}\nrun: {path}")
     return 0
-
-
-SEVERAL = {"seeds": "seed", "noise_rates": "noise_rate", "noise_seeds": "noise_seed"}
-
-
-def each(args):
-    """The resolved settings of each network: those that it would have alone."""
-    for many, one in SEVERAL.items():
-        if vars(args)[many] and vars(args)[one] != args.defaults[one]:
-            raise UsageError(f"--{many} and --{one}: give one of the two")
-    members = []
-    for values in itertools.product(*(vars(args)[many] or [vars(args)[one]] for many, one in SEVERAL.items())):
-        member = copy.copy(args)
-        vars(member).update(zip(SEVERAL.values(), values))
-        member = cli.resolve(member)
-        member.flags = [k for k in member.flags if k not in (*SEVERAL, "stack")]  # how it is trained is not what it is
-        members.append(member)
-    names = [runs.folder("double_descent", member).name for member in members]
-    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise UsageError(f"two of the {len(names)} networks would be the same, {twice[0]}: --seeds changes nothing "
-                         "where --init_seed and --order_seed are given")
-    return members
 
 
 EPOCHS = (1, 5, 10, 16, 21, 24, 29, 42, 52, 58, 73, 85, 96, 127, 212)

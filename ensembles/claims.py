@@ -155,7 +155,9 @@ def ensembles(net, held):
     late = arrays.get("curve_late_snapshots_accuracy")
     if late is not None and networks > 2:
         size = min(late.shape[1], size)
-        shares = (late[:, size - 1] - late[:, 0]) / (independent[0, size - 1] - independent[0, 0])
+        gain = independent[0, size - 1] - independent[0, 0]
+    if late is not None and networks > 2 and gain:
+        shares = (late[:, size - 1] - late[:, 0]) / gain
         add("gain-late", "ensemble size", "... and hardly with late snapshots of one training (share of the "
             f"independent networks' gain, below {HARDLY:g})", cell(results.bootstrap(shares, level=level), len(shares)),
             "qualitative", f"sets of {size}, {images}; interval over trainings, independent networks fixed", HARDLY,

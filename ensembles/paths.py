@@ -4,8 +4,10 @@
 
 line: between each two members (or --pairs of them), with the barrier of each pair. plane: through the first three
 members, on a grid with equal distances on both axes. radial: r ((1 - u) A + u B) between the first two, the triangle
-over their straight line with its apex at the origin of weight space. Everywhere the cross-entropy, the accuracy, and
-the share of images with the same answer as each of the networks that span the path. BatchNorm's statistics are
+over their straight line with its apex at the origin of weight space. connector: along a path of low loss between two
+members, which python -m subspaces.train --family chain --ends RUN,RUN has learned and --connector names; beside it the
+straight line, and the radial slice of the path: r times each of its points. Everywhere the cross-entropy, the accuracy,
+and the share of images with the same answer as each of the networks that span the path. BatchNorm's statistics are
 re-estimated at every point but the networks themselves. Fort et al. 2019 (arXiv 1912.02757), section 4; barriers as in
 Entezari et al. 2022 (arXiv 2110.06296).
 
@@ -16,6 +18,8 @@ the radii, M networks that answers are compared with.
 import hashlib
 import json
 import math
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -25,7 +29,7 @@ from landscape import cli, metrics, predictions, results, runs
 from landscape.errors import ContentError, Interrupted, UsageError
 from landscape.seeding import numpy_stream
 
-KINDS = {"line": 2, "plane": 3, "radial": 2}  # and how many members it takes
+KINDS = {"line": 2, "plane": 3, "radial": 2, "connector": 2}  # and how many members it takes
 BLOCK = 256e6  # bytes of weights and logits that are held at once
 MOST = 32  # points that share a pass over the images at most: more gain nothing, and a stop waits for their end
 # Of a pair, beside what is measured along its line: what is printed, and what an interval is cut at.
@@ -38,6 +42,8 @@ def make_parser():
     predictions.add_networks(parser, cli, "runs/ensembles")
     g = parser.group("paths", named=True)
     g.add_argument("--path", default="line,plane,radial", metavar="KIND,…", help=f"of {', '.join(KINDS)}")
+    g.add_argument("--connector", default="", metavar="RUN",
+                   help="a chain or curve that subspaces.train --ends has learned between two of the members")
     g.add_argument("--split", default="test", choices=("test", "val", "train"),
                    help="the images; val and train where all members split the data in one way")
     g.add_argument("--images", type=cli.natural, default=2000, metavar="N", help="of the split, drawn; 0: all")
@@ -47,7 +53,7 @@ def make_parser():
     g = parser.group("lines", named=True)
     g.add_argument("--pairs", type=cli.natural, default=0, metavar="N", help="of members, drawn; 0: all")
     g.add_argument("--points", type=cli.side, default=21, metavar="T",
-                   help="of a line, both ends included; on the radial slice, of each arc")
+                   help="of a line or connector, both ends included; on a radial slice, of each arc")
     g.add_argument("--beyond", type=cli.number(0, 10), default=0.0, metavar="SHARE",
                    help="go on beyond both ends by this share of the line")
     g = parser.group("plane", named=True)
@@ -78,18 +84,21 @@ def main(argv=None):
             raise UsageError(f"--path {kind} takes {KINDS[kind]} networks, and {' '.join(args.members)} holds "
                              f"{len(networks)}")
     pairs = pairs_of(args, len(networks))
+    connector = open_connector(args, networks) if "connector" in kinds else None
     if args.dry_run:
         if "line" in kinds:
             for i, j in pairs:
                 print(f"line: {networks[i].path} to {networks[j].path}, {len(line_ts(args))} points")
-        for kind in [k for k in kinds if k != "line"]:
+        for kind in [k for k in kinds if k in ("plane", "radial")]:
             print(f"{kind}: {', '.join(str(n.path) for n in networks[:KINDS[kind]])}")
+        if connector:
+            print(f"connector: {connector.words} from {' to '.join(str(networks[k].path) for k in connector.members)}")
         return 0
     again, args.force = args.force, True  # what is kept is kept with the networks; these may be others than last time
     with runs.start("ensembles", args, "paths") as run:
         args.force = again
         with runs.stoppable() as stop:
-            found, arrays = measure(args, networks, kinds, pairs, stop)
+            found, arrays = measure(args, networks, kinds, pairs, connector, stop)
         runs.write_arrays(run.path / "arrays" / "paths.npz", **arrays)
         show(found)
         run.finish(found)
@@ -105,7 +114,9 @@ def chosen(args):
     for kind in kinds or [args.path]:
         if kind not in KINDS:
             raise UsageError(f"--path {kind}: known are {', '.join(KINDS)}{cli.suggestion(kind, KINDS)}")
-    return [k for k in KINDS if k in kinds]
+    if "connector" in kinds and not args.connector:
+        raise UsageError("--path connector needs --connector RUN, a chain or curve between two of the members")
+    return [k for k in KINDS if k in kinds or (k == "connector" and args.connector)]
 
 
 def pairs_of(args, count):
@@ -160,6 +171,64 @@ def barycentric(anchors, coords):
     third = coords[:, 1] / q
     second = (coords[:, 0] - p * third) / d
     return np.stack([1 - second - third, second, third], axis=1)
+
+
+@dataclass(frozen=True)
+class Connector:
+    """A learned path between two members: its run, family and vertices (dicts of parameters), and which members its
+    ends are."""
+
+    path: Path
+    family: str
+    vertices: list
+    members: tuple
+
+    @property
+    def words(self):
+        return f"{self.family} of {len(self.vertices)} vertices, {self.path},"
+
+    def along(self, ts):
+        """Coefficients (T, V) of its vertices at positions ts (T,) in [0, 1]."""
+        import torch
+
+        from landscape import subspace
+
+        return subspace.rule(self.family, len(self.vertices)).along(torch.as_tensor(ts), len(self.vertices)).numpy()
+
+
+def open_connector(args, networks):
+    """The Connector that --connector names. UsageError unless it is a path between two of the networks."""
+    from landscape import data as datasets
+    from landscape import subspace
+
+    sources = runs.find_models(args.connector, ())
+    if len(sources) > 1:
+        raise UsageError(f"--connector {args.connector} holds {len(sources)} networks: name one run")
+    path = sources[0].path
+    held, described = runs.read_weights(path / "model.safetensors" if path.is_dir() else path)
+    family = described.get("subspace", {}).get("family", "one network")
+    if subspace.FAMILIES.get(family, (None,))[0] is None:
+        raise UsageError(f"--connector {path} holds {family}, which is no path between two networks: learn one with "
+                         "python -m subspaces.train --family chain --ends RUN,RUN")
+    vertices = [{**v, **{alias: v[k] for alias, k in described["subspace"]["tied"].items()}}
+                for v in subspace.split_state(held)[0]]
+    entry, ends = datasets.entry(predictions.dataset_of(networks, args), args.data_root), {}
+    for k, network in enumerate(networks):
+        other = predictions.described(network, args, entry)["architecture"]
+        differs = [key for key, value in described["architecture"].items() if other.get(key) != value]
+        if differs:
+            raise UsageError(f"--connector {path} and {network.path} differ in their architecture ({differs[0]}: "
+                             f"{described['architecture'][differs[0]]}, {other.get(differs[0])}): choose its ends with "
+                             "--members or --select")
+        own = runs.read_weights(network.path)[0]
+        for end in (0, -1):
+            if all(key in own and own[key].equal(w) for key, w in vertices[end].items()):
+                ends.setdefault(end, k)
+    if len(ends) < 2:
+        said = sources[0].config.get("ends") or "free: it was trained without --ends"
+        raise UsageError(f"--connector {path}: its ends are not both among the {len(networks)} members (they are "
+                         f"{said.replace(',', ' and ')}); name them with --members")
+    return Connector(path, family, vertices, (ends[0], ends[-1]))
 
 
 # ---- what is measured there ----------------------------------------------------------------------------------------
@@ -221,13 +290,22 @@ class Between(Scene):
 
         return sum(weights.grams(vertices, self.parameters).values()).numpy()
 
-    def measure(self, words, vertices, coefficients, answers, folder):
+    def cosines(self, vertices, coefficients):
+        """(P, 2): cosines of the parameters of P points, coefficients (P, V), with those of the first and of the last
+        vertex."""
+        gram = self.gram(vertices)
+        products = coefficients @ gram
+        norms = np.sqrt((products * coefficients).sum(1))
+        return products[:, [0, -1]] / (norms[:, None] * np.sqrt(gram.diagonal()[[0, -1]]))
+
+    def measure(self, words, vertices, coefficients, answers, folder, stored=None):
         """{"loss": (P,) nats, "accuracy": (P,), "agreement": (P, M)} at P points of weight space.
 
         They are linear combinations of V weight dicts with coefficients (P, V). answers: M arrays (N,) of labels that
-        those at the points are compared with. A point that is a vertex is that network as it is stored; elsewhere
-        BatchNorm's statistics are estimated anew. Kept in folder/arrays as it grows: what is there is not measured
-        again. ContentError where logits are not finite, Interrupted between two blocks of points.
+        those at the points are compared with. A point that is a vertex is that network as it is stored (of `stored`,
+        numbers of vertices, where some are no networks of their own); elsewhere BatchNorm's statistics are estimated
+        anew. Kept in folder/arrays as it grows: what is there is not measured again. ContentError where logits are not
+        finite, Interrupted between two blocks of points.
         """
         from landscape import evaluate
 
@@ -235,7 +313,7 @@ class Between(Scene):
         held = {**self.named, "coefficients": digest(coefficients), "answers": digest(answers),
                 "vertices": [digest(*(w[k].numpy() for k in sorted(w))) for w in vertices]}
         if self.training is not None:
-            held |= {"bn_images": args.bn_images, "bn_seed": args.sample_seed}
+            held |= {"bn_images": args.bn_images, "bn_seed": args.sample_seed} | ({"stored": stored} if stored else {})
         file = folder / "arrays" / f"path-{runs.hash8(held)}.npz"
         done = {"loss": np.zeros(0), "accuracy": np.zeros(0), "agreement": np.zeros((0, len(answers)))}
         if file.exists() and not args.force:
@@ -246,7 +324,7 @@ class Between(Scene):
         size = sum(v.nbytes for v in vertices[0].values()) + 4 * self.said[0].size
         block = max(1, min(MOST, int(BLOCK // size)))
         for start in range(len(done["loss"]), len(coefficients), block):
-            points = [self.point(vertices, c) for c in coefficients[start:start + block]]
+            points = [self.point(vertices, c, stored) for c in coefficients[start:start + block]]
             said = evaluate.logits_at(self.network, points, images, self.preprocessing, args.eval_bs)
             new = self.measured(said, answers, words)
             done = {k: np.concatenate([v, new[k]]) for k, v in done.items()}
@@ -257,12 +335,13 @@ class Between(Scene):
                                   f"points of the {words}; saved in {file}; the same command goes on")
         return done
 
-    def point(self, vertices, coefficients):
+    def point(self, vertices, coefficients, stored=None):
         """The weight dict of one point, with BatchNorm's statistics as they belong there."""
         from landscape import evaluate, weights
 
-        if sorted(coefficients) == [0] * (len(vertices) - 1) + [1]:
-            return vertices[int(np.argmax(coefficients))]
+        most = int(np.argmax(coefficients))
+        if sorted(coefficients) == [0] * (len(vertices) - 1) + [1] and (stored is None or most in stored):
+            return vertices[most]
         point = weights.combine(vertices, coefficients.tolist())
         if self.training is None:
             return point
@@ -297,10 +376,11 @@ def digest(*arrays):
     return found.hexdigest()[:16]
 
 
-def measure(args, networks, kinds, pairs, stop):
+def measure(args, networks, kinds, pairs, connector, stop):
     """(results as plain values, {name: array})."""
     scene = Between(args, networks, stop)
-    counts = {"line": len(pairs) * len(line_ts(args)), "plane": args.resolution**2, "radial": args.radii * args.points}
+    counts = {"line": len(pairs) * len(line_ts(args)), "plane": args.resolution**2, "radial": args.radii * args.points,
+              "connector": (args.radii + 2) * args.points}
     scene.progress = runs.Progress(sum(counts[k] for k in kinds), "points")
     out = {"kind": "paths", "images": len(scene.labels), "split": args.split, "level": args.level,
            "batchnorm": scene.training is not None,
@@ -310,6 +390,8 @@ def measure(args, networks, kinds, pairs, stop):
     for kind in kinds:
         if kind == "line":
             out[kind], more = lines(args, scene, pairs)
+        elif kind == "connector":
+            out[kind], more = connected(args, scene, connector)
         else:
             out[kind], more = {"plane": plane, "radial": radial}[kind](args, scene)
         arrays |= {f"{kind}_{k}": v for k, v in more.items()}
@@ -389,23 +471,50 @@ def plane(args, scene):
 
 def radial(args, scene):
     """The radial slice of the straight line between the first two members."""
-    return slice_of(args, scene, scene.vertices[:2], "radial slice")
+    along = polyline(2, np.linspace(0, 1, args.points))
+    return slice_of(args, scene, scene.vertices[:2], along, (0, 1), "radial slice")
 
 
-def slice_of(args, scene, vertices, words):
-    """The radial slice of a polyline between the first two members, all its vertices as weight dicts: (results, {"us"
-    (T,), "radii" (R,), "norms", "angles" (T,) of the polyline itself, "loss", "accuracy" (R, T), "agreement"
-    (R, T, 2)})."""
-    us, radii = np.linspace(0, 1, args.points), np.linspace(args.r_min, args.r_max, args.radii)
-    along = polyline(len(vertices), us)
+def slice_of(args, scene, vertices, along, members, words, stored=None):
+    """The radial slice of a path between two members, its points being mixes (T, V) of vertices: (results, {"us" (T,),
+    "radii" (R,), "norms", "angles" (T,) of the path itself, "loss", "accuracy" (R, T), "agreement" (R, T, 2)})."""
+    us, radii = np.linspace(0, 1, len(along)), np.linspace(args.r_min, args.r_max, args.radii)
     norms, angles = polar(along, scene.gram(vertices))
     rays = radial_slice(along, radii)
-    found = scene.measure(words, vertices, rays.reshape(-1, len(vertices)), scene.answers[:2],
-                          scene.networks[0].folder)
+    found = scene.measure(words, vertices, rays.reshape(-1, len(vertices)), scene.answers[list(members)],
+                          scene.networks[members[0]].folder, stored)
     arrays = {k: v.reshape(len(radii), len(us), *v.shape[1:]) for k, v in found.items()}
-    out = {"members": [0, 1], "vertices": len(vertices), "angle": float(np.degrees(angles[-1])),
+    out = {"members": list(members), "vertices": len(vertices), "angle": float(np.degrees(angles[-1])),
            "norms": [float(norms[0]), float(norms[-1])]}
     return out, {"us": us, "radii": radii, "norms": norms, "angles": angles, **arrays}
+
+
+def connected(args, scene, connector):
+    """A learned path between two members, the straight line between them, and the path's radial slice: (results,
+    arrays). Arrays of the path: {"ts" (T,), "loss", "accuracy" (T,), "agreement", "cosine" (T, 2)}; line_ and slice_
+    before a name: of the straight line (without ts), and as in slice_of."""
+    ts, members = np.linspace(0, 1, args.points), list(connector.members)
+    two, answers = [scene.vertices[k] for k in members], scene.answers[members]
+    # Between the ends BatchNorm's statistics are none of the saved ones, whatever vertex a point is.
+    vertices = [two[0], *({**two[0], **v} for v in connector.vertices[1:-1]), two[1]]
+    stored, folder = [0, len(vertices) - 1], scene.networks[members[0]].folder
+    rows, out = {}, {"members": members, "run": str(connector.path), "family": connector.family,
+                     "vertices": len(vertices), "ts": ts.tolist()}
+    for name, own, along in (("", vertices, connector.along(ts)), ("line_", two, polyline(2, ts))):
+        found = scene.measure("connector" if not name else "line beside the connector", own, along, answers, folder,
+                              stored if not name else None)
+        rows |= {f"{name}{k}": v for k, v in found.items()} | {f"{name}cosine": scene.cosines(own, along)}
+        out["line" if name else "path"] = {
+            "loss_barrier": metrics.barrier(found["loss"], ts), "highest_loss": float(found["loss"].max()),
+            "error_barrier": metrics.barrier(1 - found["accuracy"], ts), "length": length(along, scene.gram(own))}
+    out["slice"], cut = slice_of(args, scene, vertices, connector.along(ts), members, "slice of the connector", stored)
+    return out, {"ts": ts, "members": np.array(members), **rows, **{f"slice_{k}": v for k, v in cut.items()}}
+
+
+def length(coefficients, gram):
+    """The Euclidean length of a path through points with coefficients (T, V), inner products gram (V, V)."""
+    steps = np.diff(coefficients, axis=0)
+    return float(np.sqrt(np.maximum(((steps @ gram) * steps).sum(1), 0)).sum())
 
 
 # ---- tables and figures --------------------------------------------------------------------------------------------
@@ -422,44 +531,60 @@ def show(found):
         held = found["radial"]
         print(f"radial: weights of norm {held['norms'][0]:.3f} and {held['norms'][1]:.3f}, {held['angle']:.1f} degrees "
               "apart")
+    if "connector" in found:
+        for name in ("path", "line"):
+            held = found["connector"][name]
+            print(f"connector: {'the path' if name == 'path' else 'the line'} is {held['length']:.3f} long, loss "
+                  f"barrier {held['loss_barrier']:.4f}, error barrier {held['error_barrier']:.4f}")
 
 
 def rows_of(arrays):
     """Every point as a row of a table: where it lies, and what was measured there."""
-    for kind, places in (("line", line_places), ("plane", plane_places), ("radial", radial_places)):
+    for kind, places in PLACES.items():
         if f"{kind}_loss" not in arrays:
             continue
         loss, accuracy = arrays[f"{kind}_loss"].ravel(), arrays[f"{kind}_accuracy"].ravel()
         agreement = arrays[f"{kind}_agreement"].reshape(len(loss), -1)
-        for place, nats, share, same in zip(places(arrays), loss, accuracy, agreement):
+        for place, nats, share, same in zip(places(arrays, kind), loss, accuracy, agreement):
             agrees = {f"agreement_{k + 1}": same[k] if k < len(same) else None for k in range(3)}
             yield {"path": kind, **place, "loss": nats, "accuracy": share, "error": 1 - share, **agrees}
 
 
-def line_places(arrays):
+def line_places(arrays, kind):
     for i, j in arrays["line_pairs"]:
         for t in arrays["line_ts"]:
             yield {"of": f"{i}-{j}", "along": t, "across": None}
 
 
-def plane_places(arrays):
+def plane_places(arrays, kind):
     for x in arrays["plane_x"]:
         for y in arrays["plane_y"]:
             yield {"of": "0-1-2", "along": x, "across": y}
 
 
-def radial_places(arrays):
-    for r in arrays["radial_radii"]:
-        for u in arrays["radial_us"]:
-            yield {"of": "0-1", "along": u, "across": r}
+def slice_places(arrays, kind):
+    i, j = (0, 1) if kind == "radial" else arrays["connector_members"]
+    for r in arrays[f"{kind}_radii"]:
+        for u in arrays[f"{kind}_us"]:
+            yield {"of": f"{i}-{j}", "along": u, "across": r}
+
+
+def connector_places(arrays, kind):
+    i, j = arrays["connector_members"]
+    for t in arrays["connector_ts"]:
+        yield {"of": f"{i}-{j}", "along": t, "across": None}
+
+
+PLACES = {"line": line_places, "plane": plane_places, "radial": slice_places, "connector": connector_places,
+          "connector_line": connector_places, "connector_slice": slice_places}
 
 
 def draw(args, run, found, arrays):
     from ensembles import paths_figures
     from landscape import redraw
 
-    results.write_csv(run.path / "points.csv", [{k: "" if v is None else v for k, v in r.items()}
-                                                for r in rows_of(arrays)])
+    rows = [{k: "" if v is None else v for k, v in r.items()} for r in rows_of(arrays)]
+    results.write_csv(run.path / "points.csv", rows, list(rows[0]))
     if "line" in found:
         results.write_csv(run.path / "pairs.csv", found["line"]["pairs"], list(found["line"]["pairs"][0]))
         run.sink.table("pairs", found["line"]["pairs"])

@@ -1,4 +1,4 @@
-"""Figures of ensembles.paths: curves along lines, maps of a plane, wedges of a radial slice. No torch."""
+"""Figures of ensembles.paths: curves along lines and connectors, maps of a plane, wedges of radial slices. No torch."""
 
 import numpy as np
 from matplotlib.colors import LogNorm
@@ -12,8 +12,11 @@ WEDGE = 30, 330  # degrees: an angle outside is drawn as one of these
 def figures(folder, found):
     """{name: figure} of a results.json of ensembles.paths, with the arrays in folder/arrays."""
     arrays = runs.read_arrays(folder / "arrays" / "paths.npz")
-    drawn = {"line": lines, "plane": plane, "radial": radial}
-    return {kind: draw(found, arrays) for kind, draw in drawn.items() if kind in found}
+    drawn = {"line": lines, "plane": plane, "radial": radial, "connector": connector}
+    out = {kind: draw(found, arrays) for kind, draw in drawn.items() if kind in found}
+    if "connector" in found:
+        out["connector_slice"] = radial({**found, "radial": found["connector"]["slice"]}, arrays, "connector_slice")
+    return out
 
 
 @plots.styled
@@ -95,18 +98,50 @@ def panels(kind, arrays, names):
 
 
 @plots.styled
-def radial(found, arrays):
-    """The triangle between the origin of weight space, where all rays meet, and the two solutions, laid flat. True
-    distances from the origin; a true angle too, unless it is too small or too large to draw."""
+def connector(found, arrays):
+    """Loss and accuracy along a learned path and along the straight line between its ends; disagreement and weight
+    cosine with each of the ends."""
+    held, ts = found["connector"], arrays["connector_ts"]
+    names = [found["models"][k]["name"] for k in held["members"]]
+    fig, axes = plots.figure(2, 2, width=8.4, height=5.8, sharex=True)
+    words = f"{held['family']} of {held['vertices']} vertices", "straight line"
+    colours = plots.palette(4)
+    for kind, style, label in (("connector", "-", words[0]), ("connector_line", "--", words[1])):
+        colour = colours[int(kind == "connector_line")]
+        for ax, key in zip(axes[0], ("loss", "accuracy")):
+            ax.plot(ts, arrays[f"{kind}_{key}"], style, color=colour, marker=".", label=label)
+        for end, name in enumerate(names):
+            for ax, values in zip(axes[1], (1 - arrays[f"{kind}_agreement"], arrays[f"{kind}_cosine"])):
+                ax.plot(ts, values[:, end], style, color=colours[2 + end], label=f"{name}, {label}")
+    axes[0, 0].set(ylabel="loss (nats)", ylim=(0, None))
+    axes[0, 1].set(ylabel="accuracy", ylim=(0, 1))
+    axes[1, 0].set(ylabel="disagreement with an end", ylim=(0, None))
+    axes[1, 1].set(ylabel="cosine of weights with an end", ylim=(None, 1.02))
+    for ax in axes.flat:
+        ax.set_xlim(0, 1)
+        ax.grid(True)
+    for ax in axes[1]:
+        ax.set_xlabel(f"position from {names[0]} to {names[1]}")
+    axes[0, 0].legend()
+    axes[1, 0].legend(fontsize=7)
+    fig.suptitle(f"barrier {held['path']['loss_barrier']:.3f} nats along the {held['family']}, "
+                 f"{held['line']['loss_barrier']:.3f} along the line; {found['images']:,} {found['split']} images")
+    return fig
+
+
+@plots.styled
+def radial(found, arrays, kind="radial"):
+    """The wedge between the origin of weight space, where all rays meet, and a path between two solutions, laid flat.
+    True distances from the origin; a true angle too, unless it is too small or too large to draw."""
     held = found["radial"]
     names = [found["models"][k]["name"] for k in held["members"]]
-    angles, drawn = spread(arrays["radial_angles"])
-    radii, norms = arrays["radial_radii"], arrays["radial_norms"]
+    angles, drawn = spread(arrays[f"{kind}_angles"])
+    radii, norms = arrays[f"{kind}_radii"], arrays[f"{kind}_norms"]
     edges = corners(radii, norms, angles)
     wide, high = (float(np.ptp(np.append(e, 0))) for e in edges)
     height = 1.3 + 2 * (0.5 + 3.2 * min(high / wide, 1.5))
     fig, axes = plots.figure(2, 2, width=8.4, height=height, squeeze=False)
-    for ax, (words, values, scale) in zip(axes.flat, panels("radial", arrays, names)):
+    for ax, (words, values, scale) in zip(axes.flat, panels(kind, arrays, names)):
         image = ax.pcolormesh(*edges, values, shading="flat", rasterized=True, **scale)
         bar = fig.colorbar(image, ax=ax, fraction=0.046, pad=0.03)
         bar.outline.set_visible(False)
@@ -121,7 +156,8 @@ def radial(found, arrays):
     handles, words = axes.flat[0].get_legend_handles_labels()
     fig.legend(handles, words, loc="outside lower center", ncols=len(handles))
     shown = "" if drawn == 1 else f", drawn as {held['angle'] * drawn:.0f}" if held["angle"] * drawn > 1 else ""
-    fig.suptitle(f"r from {radii[0]:g} to {radii[-1]:g}; the solutions are {held['angle']:.1f} degrees apart{shown}; "
+    words = "the solutions are {} degrees apart" if kind == "radial" else "the path goes through {} degrees"
+    fig.suptitle(f"r from {radii[0]:g} to {radii[-1]:g}; {words.format(round(held['angle'], 1))}{shown}; "
                  f"{found['images']:,} {found['split']} images")
     return fig
 

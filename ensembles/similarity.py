@@ -11,6 +11,7 @@ embedded in two dimensions by their predictions. After Fort et al. 2019 (arXiv 1
 import numpy as np
 
 from landscape import cli, predictions, results, runs
+from landscape.errors import UsageError
 
 FUNCTION = {"disagreement": "disagreement", "js": "Jensen–Shannon divergence (nats)",
             "kl": "Kullback–Leibler divergence (nats)", "cosine": "cosine of probabilities"}
@@ -19,7 +20,8 @@ FUNCTION = {"disagreement": "disagreement", "js": "Jensen–Shannon divergence (
 WEIGHTS = {"weight_cosine": "cosine of weights", "weight_cosine_kernels": "cosine of kernels",
            "weight_cosine_no_norms": "cosine of weights, without normalisation layers",
            "weight_cosine_as_published": "cosine of weights, without biases",
-           "displacement_cosine": "cosine of displacements from initialisation"}
+           "displacement_cosine": "cosine of displacements from initialisation",
+           "weight_cosine_aligned": "cosine of weights, hidden units matched (--align)"}
 # Two conventions of disagreement by the errors that were there to be made: of Fort et al. 2019, divided by the error of
 # the column's model; of robustness_metrics, mean over pairs divided by the error of the ensemble.
 NORMALISED = {"disagreement_per_error": "disagreement / (1 − accuracy)"}
@@ -34,6 +36,9 @@ def make_parser():
     g.add_argument("--trajectories", type=cli.natural, default=3, metavar="T",
                    help="of the first T members with snapshots, compare these too")
     g.add_argument("--late", type=cli.positive, default=10, metavar="E", help="the last E snapshots count as late")
+    g.add_argument("--align", default="none", choices=("none", "weights", "published"),
+                   help="cosines of members with the hidden units of one matched to the other's by weights, or so "
+                        "without what rebasin 0.0.47 omits")
     g.add_argument("--embed_images", type=cli.positive, default=1024, help="images whose probabilities are embedded")
     g.add_argument("--embed_seed", type=int, default=0, help="of t-SNE")
     g.add_argument("--level", type=cli.number(0.5, 0.9999), default=0.95, help="of the intervals")
@@ -88,6 +93,8 @@ def compare(args, networks, paths, held, labels):
     arrays["members_disagreement_per_error"] = per_error(arrays["members_disagreement"], errors)
     between, layers = weight_cosines(args, networks, [first_snapshot(n) for n in networks])
     arrays |= {f"members_{k}": v for k, v in between.items()}
+    if args.align != "none":
+        arrays["members_weight_cosine_aligned"] = aligned_cosines(args, networks)
     measures = {m: over_pairs(m, v, args.level) for k, v in arrays.items() for m in [k.removeprefix("members_")]}
     measures["disagreement_per_ensemble_error"] = {
         "value": per_ensemble_error(arrays["members_disagreement"], said, labels), "low": None, "high": None, "n": 1}
@@ -166,6 +173,30 @@ def weight_cosines(args, networks, starts):
         for k, g in grams.items():
             layers[k]["displacement_cosine"] = mean_of_pairs(weights.cosines(g).numpy())
     return out, layers
+
+
+def aligned_cosines(args, networks):
+    """(K, K): cosines of the parameters of each two networks, the hidden units of the second matched to the first's
+    (landscape.permute.match). UsageError for networks of several architectures, or of one without known axes."""
+    from landscape import data as datasets
+    from landscape import permute, weights
+    from models.axes import axes_of
+
+    entry = datasets.entry(predictions.dataset_of(networks, args), args.data_root)
+    trained = [predictions.load(n, args, entry) for n in networks]
+    other = next((t for t in trained if t.architecture != trained[0].architecture), None)
+    if other is not None:
+        raise UsageError(f"--align {args.align}: {trained[0].source} and {other.source} are of different "
+                         "architectures; choose with --select")
+    axes, points = axes_of(trained[0].network), [weights.of(t.network) for t in trained]
+    out = np.eye(len(points))
+    for i, reference in enumerate(points[:-1]):
+        others = points[i + 1:]
+        found = permute.match(reference, others, axes, as_published=args.align == "published")
+        for j, (w, perms) in enumerate(zip(others, found), i + 1):
+            moved = permute.parameters(permute.apply(w, axes, perms))
+            out[i, j] = out[j, i] = weights.cosine(permute.parameters(reference), moved)
+    return out
 
 
 def parameter_kinds(architecture):

@@ -5,8 +5,10 @@ Defaults live in the add_argument lines here and in the scripts, and nowhere els
 """
 
 import argparse
+import copy
 import difflib
 import errno
+import itertools
 import os
 import re
 import signal
@@ -15,6 +17,7 @@ import textwrap
 from pathlib import Path
 
 import models
+from landscape import parallel
 from landscape.errors import FileProblem, Refusal, UsageError
 from models import ModelError
 
@@ -31,8 +34,9 @@ SMOKE_CAPS = {"epochs": 1, "train_size": 96, "val_size": 32, "bs": 48, "planes":
 
 # Settings that change what a training computes and not how long it takes: runs that differ in these alone cost alike.
 SAME_COST = ("seed", "init_seed", "order_seed", "augment_seed", "data_seed", "noise_seed", "plane_seed", "noise_rate",
-             "noise_file", "lr", "momentum", "adam_eps", "weight_decay", "scheduler", "cycles", "milestones", "warmup",
-             "label_smoothing", "mixup_alpha", "cutmix_beta", "adv_epsilon", "adv_step", "distill_temp", "normalize")
+             "noise_file", "lr", "momentum", "adam_eps", "weight_decay", "scheduler", "cycles", "milestones", "gamma",
+             "warmup", "label_smoothing", "mixup_alpha", "cutmix_beta", "adv_epsilon", "adv_step", "distill_temp",
+             "normalize")
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -253,6 +257,16 @@ def number(low=None, high=None, above=None):
     return check
 
 
+def several_of(known):
+    """A type for add_argument: some of the known words, between commas."""
+    def check(text):
+        words = text.split(",")
+        if wrong := [w for w in words if w not in known]:
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)}")
+        return list(dict.fromkeys(words))
+    return check
+
+
 def several(kind):
     """A type for add_argument: values of another type between commas, none of them twice; of whole numbers ranges too,
     as in 0-4,7."""
@@ -297,7 +311,9 @@ def add_data(parser):
     g.add_argument("--noise_kind", default="symmetric", choices=NOISE_KINDS,
                    help="symmetric: that share of each class gets another class; uniform: that share of all gets any "
                         "class; asymmetric: CIFAR-10's confused pairs (landscape/data.py)")
-    g.add_argument("--noise_file", default="", metavar="FILE[:KEY]", help="given labels from a file instead")
+    g.add_argument("--noise_file", default="", metavar="FILE[:KEY]",
+                   help="given labels from a file instead; with --noise_rate FILE.npy is a stored permutation of the "
+                        "training images, whose first ones get the labels of FILE_labels.npy (learning-subspaces)")
     add_data_here(parser)
 
 
@@ -322,7 +338,7 @@ def add_training(parser):
     g.add_argument("--scheduler", default="multistep",
                    choices=("multistep", "linear", "cosine", "cyclic", "constant", "linear_decay", "swa_cyclic",
                             "swa_constant", "fge", *DROPS),
-                   help="multistep divides by 10 at --milestones; linear is the same at dbViz's (E//2.667, "
+                   help="multistep multiplies by --gamma at --milestones; linear by 0.1 at dbViz's (E//2.667, "
                         "E//1.6, E//1.142); drop_a halves at epochs 9, 19 and 29, drop_paper at 10, 20 and 30; cyclic "
                         "is a cosine of its own in each of --cycles (snapshot ensembles); swa_* and fge come to "
                         "--swa_lr, swa_cyclic and fge in --cycles; all are applied per step")
@@ -331,6 +347,7 @@ def add_training(parser):
     g.add_argument("--cycles", type=positive, default=3, help="of cyclic, swa_cyclic and fge (after --swa_start)")
     g.add_argument("--milestones", default="auto", metavar="E,E,…",
                    help="epochs, of multistep; auto: 3/8, 5/8 and 7/8 of the run")
+    g.add_argument("--gamma", type=number(0, 1), default=0.1, help="of multistep: the factor at each milestone")
     g.add_argument("--warmup", type=number(0), default=0.0, metavar="EPOCHS", help="linear from 0")
     g.add_argument("--label_smoothing", type=number(0, 1), default=0.0)
     g.add_argument("--clip_norm", type=number(0), default=0.0, help="largest norm of the gradient; 0: no clipping")
@@ -339,6 +356,8 @@ def add_training(parser):
     g.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"),
                    help="auto: bf16 autocast where the device computes in it, else fp32; fp16 needs CUDA")
     g.add_argument("--compile", action="store_true", help="torch.compile the network")
+    g.add_argument("--sync_bn", action="store_true",
+                   help="under torchrun: BatchNorm over the whole batch of all processes (CUDA)")
     g.add_argument("--train_mode", default="naive", choices=TRAIN_MODES,
                    help="what a step minimises (landscape/objectives.py)")
     g.add_argument("--sam_radius", type=number(above=0), default=None, metavar="RHO",
@@ -399,6 +418,42 @@ def add_output(parser):
     w.add_argument("--wandb_group", default=None)
     w.add_argument("--wandb_tags", default="", metavar="TAG,TAG,…")
     w.add_argument("--wandb_artifact", action="store_true", help="upload the final weights too")
+
+
+SEVERAL = {"seeds": "seed", "noise_rates": "noise_rate", "noise_seeds": "noise_seed"}
+
+
+def add_several(parser):
+    """Flags of a program that trains several networks at once; see each and landscape/stacked.py."""
+    g = parser.group("several networks")
+    g.add_argument("--seeds", type=several(whole), default=None, metavar="S,S,…|A-B", help="--seed of each")
+    g.add_argument("--noise_rates", type=several(number(0)), default=None, metavar="R,R,…",
+                   help="--noise_rate of each; every one with every seed")
+    g.add_argument("--noise_seeds", type=several(whole), default=None, metavar="S,S,…|A-B",
+                   help="--noise_seed of each; every one with every seed and rate")
+    g.add_argument("--stack", default="auto", choices=("auto", "always", "never"),
+                   help="train them as one stacked network; auto: where a few timed steps say that it is faster")
+
+
+def each(args):
+    """The resolved settings of each of several networks: those that it would have alone. args are not resolved yet."""
+    from landscape import runs
+
+    for many, one in SEVERAL.items():
+        if vars(args)[many] and vars(args)[one] != args.defaults[one]:
+            raise UsageError(f"--{many} and --{one}: give one of the two")
+    members = []
+    for values in itertools.product(*(vars(args)[many] or [vars(args)[one]] for many, one in SEVERAL.items())):
+        member = copy.copy(args)
+        vars(member).update(zip(SEVERAL.values(), values))
+        member = resolve(member)
+        member.flags = [k for k in member.flags if k not in (*SEVERAL, "stack")]  # how it is trained is not what it is
+        members.append(member)
+    names = [runs.name_of(member.net, member.differs) for member in members]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise UsageError(f"two of the {len(names)} networks would be the same, {twice[0]}: --seeds changes nothing "
+                         "where --init_seed and --order_seed are given")
+    return members
 
 
 def add_point(group):
@@ -562,8 +617,6 @@ def complete(args):
             raise UsageError("--sam_radius with --precision fp16 is not offered: use bf16")
         if args.noise_rate >= 1:
             raise UsageError(f"--noise_rate {args.noise_rate:g}: a share in [0, 1) is expected")
-        if args.noise_rate and args.noise_file:
-            raise UsageError("--noise_rate and --noise_file: give one of the two")
     if getattr(args, "noise_type", None):
         args.anchors = NOISE_TYPES[args.noise_type]
     if getattr(args, "adv", False):
@@ -602,10 +655,10 @@ def shrink(args):
             inside = path.is_relative_to(args.runs) and not path.is_relative_to(own)
             return str(own / path.relative_to(args.runs)) if inside else str(path)
 
-        for name in ("load_net", "star"):
+        for name in ("load_net", "connector", "star"):
             if getattr(args, name, ""):
                 setattr(args, name, made(getattr(args, name)))
-        for name in ("members", "cyclic", "a", "b", "anchors", "between"):  # of a training, members is a number
+        for name in ("members", "cyclic", "a", "b", "anchors", "held_out", "stars", "between"):  # elsewhere no paths
             if isinstance(getattr(args, name, None), list):
                 setattr(args, name, [made(path) for path in getattr(args, name)])
         args.runs = str(own)
@@ -680,7 +733,7 @@ def set_up_device(args):
             raise UsageError(f"--device {name}: this machine shows {count} CUDA devices; use --device cpu")
     elif device.type not in ("cpu", "mps"):
         raise UsageError(f"--device {name}: one of auto, cpu, cuda, cuda:0 …, mps is expected")
-    return device
+    return parallel.join(device)
 
 
 def run(main):
@@ -691,6 +744,8 @@ def run(main):
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    if parallel.follows():
+        sys.stdout = open(os.devnull, "w")
     try:
         code = main(sys.argv[1:]) or 0
         sys.stdout.flush()
@@ -706,6 +761,10 @@ def run(main):
         what = "the disk is full; free some space and run the same command again" if full else e.strerror or str(e)
         code = complain(name, f"{e.filename or 'writing'}: {what}", 3)
     except (MemoryError, RuntimeError) as e:
+        if parallel.joined() and re.search("onnection|NCCL|[Tt]imed out|gloo", str(e)):
+            code = complain(name, "another process of this training has ended; what was saved is kept, run the same "
+                                  "command again to go on", 75)
+            os._exit(code)  # what waits for the other process would wait on
         if not isinstance(e, MemoryError) and not re.search("can't allocate memory|out of memory", str(e)):
             raise
         code = complain(name, "this machine has too little memory for these settings; smaller sizes, such as of "

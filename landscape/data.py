@@ -45,8 +45,8 @@ from landscape.seeding import stream
 
 __all__ = [
     "AUGMENTS", "Augment", "DATASETS", "Data", "Entry", "Images", "Streamed", "entry", "fetch", "load",
-    "NOISE_KINDS", "given_by", "noisy_labels", "normalization", "parse_augment", "read_noise_file", "to_float",
-    "verify",
+    "NOISE_KINDS", "given_by", "noisy_labels", "normalization", "parse_augment", "permuted_labels",
+    "read_noise_file", "to_float", "verify",
 ]  # fmt: skip
 
 LARGE = 20_000  # training sets from here on give 5,000 images to validation
@@ -368,12 +368,10 @@ def load(
     val_size: None for 5,000 of 20,000 or more training images, else 0 (a folder with val/ beside test/ has
     its own). train_size: that many of what the split left, 0 for all. noise: rate of the label noise of
     noise_kind (noisy_labels); noise_file: "FILE" or "FILE:KEY" with a label for each image of the unsplit
-    training set; both touch only train. image_size, channels: 0 for the set's own. resident: keep a folder's
-    pictures in memory (None: if they are of one size and take less than 2 GB). Raises UsageError, FileProblem
-    (missing) and ContentError (corrupt).
+    training set, or with noise a stored permutation (permuted_labels); both touch only train. image_size,
+    channels: 0 for the set's own. resident: keep a folder's pictures in memory (None: if they are of one size
+    and take less than 2 GB). Raises UsageError, FileProblem (missing) and ContentError (corrupt).
     """
-    if noise and noise_file:
-        raise UsageError("--noise and --noise_file exclude each other: give one")
     pools, known = {}, None
     if name.startswith("folder:"):
         known, files, uniform = scan_folder(name, data_root)
@@ -403,7 +401,10 @@ def load(
     full = pools["train"]
     train, val = _split(name, full, val_size, "val" in pools, data_seed)
     train = _shorten(name, train, train_size, data_seed)
-    if noise_file:
+    if noise_file and noise:
+        given = permuted_labels(noise_file, full.labels.cpu(), noise, len(known.classes))
+        train = train.relabel(given[train.ids.cpu()])
+    elif noise_file:
         train = train.relabel(read_noise_file(noise_file, len(full), len(known.classes))[train.ids.cpu()])
     elif noise:
         generator = stream(noise_seed, "noise")
@@ -568,6 +569,22 @@ def read_noise_file(spec, count, classes):
     if not bool((whole == labels).all()) or int(whole.min()) < 0 or int(whole.max()) >= classes:
         raise ContentError(f"--noise_file {path}: labels must be whole numbers in 0..{classes - 1}")
     return whole
+
+
+def permuted_labels(path, labels, rate, classes):
+    """Label noise int64 (N,) that learning-subspaces has stored: path is FILE.npy, a permutation of the N images of the
+    unsplit training set, and beside it lies FILE_labels.npy, N labels. The first int(rate * N) images of the
+    permutation get the first of those labels, their own class among them. Raises UsageError, FileProblem, ContentError.
+    """
+    order, beside = read_noise_file(path, len(labels), len(labels)), path.removesuffix(".npy") + "_labels.npy"
+    if not os.path.exists(beside):
+        raise UsageError(f"--noise_file {path} with --noise_rate is a permutation of the training images and needs "
+                         f"{beside} beside it; for a file of labels leave --noise_rate out")
+    if len(order.unique()) < len(order):
+        raise ContentError(f"--noise_file {path}: it names an image twice; with --noise_rate a permutation is expected")
+    chosen, given = order[:int(rate * len(order))], labels.clone()
+    given[chosen] = read_noise_file(beside, len(labels), classes)[:len(chosen)]
+    return given
 
 
 # --- python -m landscape.data -----------------------------------------------------------------------------

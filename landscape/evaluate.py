@@ -122,14 +122,16 @@ def norm_layers(network):
 
 
 @torch.no_grad()
-def reestimate_bn(network, images, normalize, points=None, rows=None, bs=512, precision="fp32"):
+def reestimate_bn(network, images, normalize, points=None, rows=None, bs=512, precision="fp32", how="pooled",
+                  augment=None, draws=None):
     """BatchNorm statistics anew, for the network itself (points None, in place) or for each of P weight dicts, which
     share each batch.
 
-    Returns the new weight dicts (or None). Statistics are pooled: mean and (unbiased) variance over all images used,
-    summed in float64, not an average of batch statistics. Each batch passes in train mode, so that layers above see
-    activations normalised by their own batch, as in training; with bs >= N it is exactly one big batch. Dropout stays
-    off. A network without BatchNorm is returned untouched.
+    Returns the new weight dicts (or None). how: "pooled", mean and (unbiased) variance over all images used, summed in
+    float64; "cumulative", the plain mean over batches of their means and unbiased variances; "ema", those of each batch
+    in its turn with weight MOMENTUM, from mean 0 and variance 1 on. augment, draws: as Images.batches takes them. Each
+    batch passes in train mode, so that layers above see activations normalised by their own batch, as in training; with
+    bs >= N it is exactly one big batch. Dropout stays off. A network without BatchNorm is returned untouched.
     """
     layers = norm_layers(network)
     if not layers:
@@ -141,15 +143,16 @@ def reestimate_bn(network, images, normalize, points=None, rows=None, bs=512, pr
     totals = [{} for _ in weights]
     network.eval()
     with batch_statistics(layers) as sums:
-        for x, _, _ in images.batches(rows, bs, normalize):
+        for x, _, _ in images.batches(rows, bs, normalize, augment, draws):
             for w, total in zip(weights, totals):
                 if len(x) > 1:
                     sums.clear()
                     with autocast(device, precision):
                         functional_call(network, w, (x,))
                     for name, new in sums.items():
-                        total[name] = added(total.get(name), new)
-    out = [pooled(w, total, own) for w, total in zip(before, totals)]
+                        total[name] = STATISTICS[how](total.get(name), new)
+    out = [with_statistics(w, total, own) if how != "pooled" else pooled(w, total, own)
+           for w, total in zip(before, totals)]
     network.load_state_dict(out[0] if points is None else own)
     network.train(was_training)
     return None if points is None else out
@@ -158,17 +161,41 @@ def reestimate_bn(network, images, normalize, points=None, rows=None, bs=512, pr
 def pooled(weights, sums, like):
     """The weights with the running statistics that follow from {layer: (count, sum, sum of squares)}, of the dtypes of
     like."""
+    return with_statistics(weights, {name: (0, *moments(new)) for name, new in sums.items()}, like)
+
+
+def with_statistics(weights, found, like):
+    """The weights with the running statistics {layer: (batches, mean, variance)}, of the dtypes of like."""
     new = dict(weights)
-    for name, (count, total, square) in sums.items():
-        mean = total / count
-        variance = (square / count - mean**2).clamp_min(0) * count / max(count - 1, 1)
+    for name, (_, mean, variance) in found.items():
         new[f"{name}.running_mean"] = mean.to(like[f"{name}.running_mean"].dtype)
         new[f"{name}.running_var"] = variance.to(like[f"{name}.running_var"].dtype)
     return new
 
 
+def moments(sums):
+    """(mean, unbiased variance) of (count, sum, sum of squares)."""
+    count, total, square = sums
+    mean = total / count
+    return mean, (square / count - mean**2).clamp_min(0) * count / max(count - 1, 1)
+
+
+MOMENTUM = 0.1  # of an exponential average of batch statistics, torch's default
+
+
 def added(total, new):
     return new if total is None else tuple(a + b for a, b in zip(total, new))
+
+
+def averaged(before, new, share=None):
+    """(batches, mean, variance) of the batches before (None: none) and of one more, (count, sum, sum of squares)."""
+    mean, variance = moments(new)
+    seen, *old = before or (0, torch.zeros_like(mean), torch.ones_like(mean))
+    share = share or 1 / (seen + 1)
+    return seen + 1, *(a + share * (b - a) for a, b in zip(old, (mean, variance)))
+
+
+STATISTICS = {"pooled": added, "cumulative": averaged, "ema": lambda before, new: averaged(before, new, MOMENTUM)}
 
 
 @contextmanager

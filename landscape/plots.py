@@ -5,6 +5,7 @@ R points a side of a plane's grid, C classes, K groups. Every function draws und
 
 import colorsys
 import io
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -281,16 +282,22 @@ def save(fig, stem, formats=("png",)):
     wrong = [form for form in formats if form not in FORMATS]
     if wrong:
         raise UsageError(f"unknown figure format {wrong[0]!r}: known are {', '.join(FORMATS)}")
+    paths = []
+    for form in formats:
+        paths.append(Path(f"{stem}.{form}"))
+        write_bytes(paths[-1], encoded(fig, form))
+    return paths
+
+
+@styled
+def encoded(fig, form):
+    """The bytes of fig as a file of one of FORMATS; equal figures give equal bytes."""
     undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     # One pass of constrained layout leaves a legend below axes of equal aspect too high, over their labels.
     fig.draw_without_rendering()
-    paths = []
-    for form in formats:
-        drawn = io.BytesIO()
-        fig.savefig(drawn, format=form, metadata=undated[form])
-        paths.append(Path(f"{stem}.{form}"))
-        write_bytes(paths[-1], drawn.getvalue())
-    return paths
+    drawn = io.BytesIO()
+    fig.savefig(drawn, format=form, metadata=undated[form])
+    return drawn.getvalue()
 
 
 def _edges(first, last, n):
@@ -480,11 +487,11 @@ def between_figure(rows, level):
     return fig
 
 
-def interval_figure(groups, models, measures, note):
+def interval_figure(groups, models, measures, note, each="network"):
     """A Figure with a panel for each measure {name: label}: each group's value with its interval, and its networks as
     small grey marks below it. Rows hold group and, for each measure, {"value", "low", "high"}, each perhaps None; high
     alone is None for an interval without an upper end, which is drawn as an arrow. note: what the intervals are, in
-    words, to stand below."""
+    words, to stand below. each: what a mark is of."""
     fig, axes = figure(1, len(measures), width=2.8 * len(measures) + 1.2, height=0.45 * len(groups) + 1.5, sharey=True,
                        squeeze=False)  # fmt: skip
     places = {g["group"]: i for i, g in enumerate(groups)}
@@ -505,5 +512,40 @@ def interval_figure(groups, models, measures, note):
         ax.set_yticks(range(len(groups)), list(places))
         ax.set_xlabel(label, fontsize=8)
         ax.set_ylim(len(groups) - 0.5, -0.5)
-    fig.supxlabel(note + "; grey: each network" * (len(models) > len(groups)), fontsize=8)
+    fig.supxlabel(note + f"; grey: each {each}" * (len(models) > len(groups)), fontsize=8)
+    return fig
+
+
+@styled
+def scatter_matrix(columns, groups, correlations):
+    """A Figure with a cell for each two measures: columns maps each label to its values (P,), None where there is none.
+    Below the diagonal the P pairs, by `groups` (P,), words, in colours and marks; above it their rank correlation,
+    correlations {(label, label): (value, low, high)}, each perhaps None; on it the histograms."""
+    labels, names = list(columns), list(dict.fromkeys(groups))
+    values = [np.array([np.nan if v is None else v for v in columns[k]], dtype=float) for k in labels]
+    groups = np.array(groups)
+    fig, axes = figure(len(labels), len(labels), width=1.45 * len(labels) + 1.0, height=1.35 * len(labels) + 0.6,
+                       squeeze=False)  # fmt: skip
+    for (i, j), ax in np.ndenumerate(axes):
+        ax.tick_params(labelsize=5)
+        if i < j:
+            ax.axis("off")
+            value, low, high = correlations[labels[i], labels[j]]
+            ends = "" if low is None else f"\n[{low:.2f}, {high:.2f}]"
+            ax.text(0.5, 0.5, "–" if value is None else f"{value:.2f}{ends}", ha="center", va="center", fontsize=8)
+        elif i == j:
+            ax.hist(values[i][np.isfinite(values[i])], bins=15, color="0.6")
+            ax.set_yticks([])
+        else:
+            for number, name in enumerate(names):
+                some = groups == name
+                ax.plot(values[j][some], values[i][some], ".os^vD"[number % 6], markersize=3, label=name)
+            ax.locator_params(nbins=4)
+        ax.set_xlabel(textwrap.fill(labels[j], 20) if i == len(labels) - 1 else "", fontsize=6)
+        ax.set_ylabel(textwrap.fill(labels[i], 20) if j == 0 else "", fontsize=6)
+    fig.align_ylabels(axes[:, 0])
+    handles, said = axes[-1, 0].get_legend_handles_labels() if len(labels) > 1 else ([], [])
+    if len(names) > 1:
+        fig.legend(handles, said, title="the two differ in", loc="outside lower center", ncols=min(4, len(names)),
+                   fontsize=7, title_fontsize=7)  # fmt: skip
     return fig

@@ -1,8 +1,9 @@
 """Many runs into one table of records, and bootstrap intervals over what really varies. No torch.
 
-    python -m landscape.results runs --columns net,init_seed,test_accuracy
+    python -m landscape.results runs --columns net,init_seed,last.test_accuracy
+    python -m landscape.results runs --curves --format csv
 
-prints the finished runs below a folder.
+prints the finished runs below a folder, a row each, or their metrics of every epoch, a row for each number.
 
 Every interval is a percentile bootstrap, stretched about its value for small samples as Hesterberg (2015,
 The American Statistician 69) argues: plain 95 % percentiles of three seeds hold the truth 73 times in 100, of
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from landscape.errors import ContentError, FileProblem, UsageError
-from landscape.runs import read_json, write_bytes
+from landscape.runs import read_json, read_metrics, write_bytes
 
 # ---- records -----------------------------------------------------------------------------------------------
 
@@ -37,7 +38,7 @@ def load_records(root):
     records = []
     for done in sorted(root.rglob("done")):
         folder = done.parent
-        record = {"folder": str(folder.relative_to(root)), **_config(folder / "config.yaml")}
+        record = {"folder": str(folder.relative_to(root)), **config_of(folder / "config.yaml")}
         if (folder / "results.json").exists():
             for name, value in flattened(read_json(folder / "results.json")).items():
                 record[f"results.{name}" if name in record else name] = value
@@ -65,6 +66,21 @@ def varying(records):
     return [n for n in names if len(records) == 1 or len({repr(r.get(n)) for r in records}) > 1]
 
 
+def load_curves(root, records):
+    """One dict for each number of each line of metrics.jsonl of the runs that load_records gave of root: `folder`, the
+    settings that differ between the runs, `epoch`, `metric` and `value` (losses in nats, accuracies as shares)."""
+    root, out = Path(root), []
+    records = [r for r in records if (root / r["folder"] / "metrics.jsonl").exists()]
+    own = {name for record in records for name in config_of(root / record["folder"] / "config.yaml")}
+    names = [name for name in varying(records) if name in own] if len(records) > 1 else []
+    for record in records:
+        run = {name: record.get(name) for name in ("folder", *names)}
+        for line in read_metrics(root / record["folder"]):
+            out += [{**run, "epoch": line.get("epoch"), "metric": name, "value": value}
+                    for name, value in line.items() if name != "epoch" and isinstance(value, int | float)]
+    return out
+
+
 def table(records, columns=None):
     """The records as aligned text under a head line; numbers to four digits, missing values as a dash."""
     columns = _columns(records, columns)
@@ -83,12 +99,47 @@ def csv_text(records, columns=None):
     return out.getvalue()
 
 
+def markdown(records, columns=None):
+    """The records as a table of GitHub's Markdown; numbers as in `table`."""
+    columns = _columns(records, columns)
+    rows = [columns, *([_cell(record.get(name)) for name in columns] for record in records)]
+    lines = ["| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in row) + " |" for row in rows]
+    ends = ["---:" if numeric else "---" for numeric in _numeric(records, columns)]
+    return "\n".join([lines[0], "|" + "|".join(ends) + "|", *lines[1:]]) + "\n"
+
+
+TEX = str.maketrans({"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\n": " ",
+                     "<": r"\textless{}", ">": r"\textgreater{}", **{c: f"\\{c}" for c in "&%$#_{}"}})
+
+
+def latex(records, columns=None):
+    """The records as a tabular of LaTeX (package booktabs); numbers as in `table`."""
+    columns = _columns(records, columns)
+    rows = [columns, *([_cell(record.get(name)) for name in columns] for record in records)]
+    head, *body = ["  " + " & ".join("--" if c == "-" else c.translate(TEX) for c in row) + r" \\" for row in rows]
+    ends = "".join("r" if numeric else "l" for numeric in _numeric(records, columns))
+    return "\n".join([rf"\begin{{tabular}}{{{ends}}}", r"  \toprule", head, r"  \midrule", *body, r"  \bottomrule",
+                      r"\end{tabular}"]) + "\n"
+
+
+def _numeric(records, columns):
+    """Of each column, whether it holds numbers and nothing else."""
+    def plain(value):
+        return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+    return [all(plain(r.get(name)) for r in records) for name in columns]
+
+
+FORMATS = {"text": table, "csv": csv_text, "markdown": markdown, "latex": latex}
+
+
 def write_csv(path, records, columns=None):
     """Write csv_text to path, whole or not at all."""
     write_bytes(path, csv_text(records, columns).encode())
 
 
-def _config(path):
+def config_of(path):
+    """The settings of a config.yaml. Raises FileProblem and ContentError."""
     import yaml
 
     try:
@@ -191,6 +242,20 @@ def bootstrap_between(values, n=2000, level=0.95, seed=0):
     rows, columns = (_counts(rng, size, n) / size for size in values.shape)
     freedom, spread = sum(values.shape) - 2, 1 - 1 / min(values.shape)
     return value, *_ends(value, ((rows @ values) * columns).sum(axis=1), level, freedom, spread)
+
+
+def bootstrap_strata(strata, statistic, n=2000, level=0.95, seed=0):
+    """(value, low, high) of a statistic of the list of means of several groups of independent values, each (N, ...)
+    with N of its own; every group is resampled by itself. low and high are None where a group has one value."""
+    strata = [_checked(values) for values in strata]
+    value = float(statistic([values.mean(axis=0) for values in strata]))
+    sizes = [len(values) for values in strata]
+    if min(sizes) < 2:
+        return value, None, None
+    rng = np.random.default_rng(seed)
+    draws = [statistic([values[rng.integers(len(values), size=len(values))].mean(axis=0) for values in strata])
+             for _ in range(n)]  # fmt: skip
+    return value, *_ends(value, draws, level, sum(sizes) - len(sizes), 1 - 1 / min(sizes))
 
 
 def bootstrap_planes(per_plane, n=2000, level=0.95, seed=0):
@@ -320,12 +385,13 @@ def main(argv=None):
 
     parser = Parser("python -m landscape.results", __doc__)
     parser.add_argument("runs", nargs="?", default="runs", metavar="RUNS", help="folder that holds the runs")
-    parser.add_argument(
-        "--format", choices=("text", "csv", "json"), default="text", help="json keeps every column"
-    )
+    parser.add_argument("--format", choices=(*FORMATS, "json"), default="text",
+                        help="csv and json keep all digits, json every column")
     parser.add_argument(
         "--columns", default="", metavar="A,B", help="default: those that differ between the runs"
     )
+    parser.add_argument("--curves", action="store_true",
+                        help="the metrics of every epoch instead: columns folder, what differs, epoch, metric, value")
     args = parser.settings(argv)
     records = load_records(args.runs)
     if not records:
@@ -333,11 +399,16 @@ def main(argv=None):
             f"no finished run below {args.runs}; a finished run's folder holds a file named done"
         )
     columns = [name.strip() for name in args.columns.split(",")] if args.columns else None
+    if args.curves:
+        records = load_curves(args.runs, records)
+        if not records:
+            raise FileProblem(f"no run below {args.runs} has a metrics.jsonl: only trainings have curves")
+        columns = columns or list(records[0])
     if args.format == "json":
         chosen = [{k: r.get(k) for k in _columns(records, columns)} for r in records] if columns else records
         print(json.dumps(chosen, indent=1, sort_keys=True, default=str))
     else:
-        print((csv_text if args.format == "csv" else table)(records, columns), end="")
+        print(FORMATS[args.format](records, columns), end="")
 
 
 if __name__ == "__main__":

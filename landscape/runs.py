@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import models
+from landscape import parallel
 from landscape.errors import ContentError, FileProblem, UsageError
 from landscape.wandb_sink import open_sink
 
@@ -37,7 +38,10 @@ MEND = "make room or choose another --runs folder, then run the same command aga
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 def write_bytes(path, data):
-    """Write data to path so that path is whole or as it was. Raises FileProblem if it cannot be written."""
+    """Write data to path so that path is whole or as it was. Raises FileProblem if it cannot be written. Of several
+    processes (landscape/parallel.py) one writes."""
+    if parallel.follows():
+        return
     path = Path(path)
     beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
@@ -110,7 +114,7 @@ def name_of(head, differs):
     if seeds[0] is not None and len(set(seeds)) == 1:
         words = {k: v for k, v in words.items() if k not in ("init_seed", "order_seed", "augment_seed")}
         words["seed"] = seeds[0]
-    hidden = {"precision", "dataset", "net", "load_net", "teacher", "init_from", "members"}
+    hidden = {"precision", "dataset", "net", "load_net", "teacher", "init_from", "members", "connector"}
     shown = [f"{k}={v}" for k, v in sorted(words.items()) if k not in hidden]
     readable = re.sub(r"[^\w.=+-]+", "-", "_".join([head, *shown]))[:72].rstrip("-_.")
     return f"{readable}-{hash8(differs)}"
@@ -135,6 +139,8 @@ class Run:
 
     def log(self, record):
         """Append one line to metrics.jsonl, and to wandb where that is on."""
+        if parallel.follows():
+            return
         path = self.path / "metrics.jsonl"
         before = path.stat().st_size if path.exists() else 0
         try:
@@ -163,7 +169,8 @@ class Run:
 
         path = self.path / "resume.pt"
         if not path.exists():
-            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+            if not parallel.follows():
+                (self.path / "metrics.jsonl").unlink(missing_ok=True)
             return None
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -179,13 +186,15 @@ class Run:
 
     def finish(self, results):
         """Write results.json, the wall time, and `done`; remove resume.pt; close wandb."""
-        write_json(self.path / "results.json", results)
-        meta = read_json(self.path / "meta.json")
-        meta["seconds"] = round(meta.get("seconds", 0) + time.time() - self.began, 1)
-        meta["wandb_id"] = self.sink.id or meta.get("wandb_id")
-        write_json(self.path / "meta.json", meta)
-        write_bytes(self.path / "done", b"")
-        (self.path / "resume.pt").unlink(missing_ok=True)
+        if not parallel.follows():
+            write_json(self.path / "results.json", results)
+            meta = read_json(self.path / "meta.json")
+            meta["seconds"] = round(meta.get("seconds", 0) + time.time() - self.began, 1)
+            meta["wandb_id"] = self.sink.id or meta.get("wandb_id")
+            write_json(self.path / "meta.json", meta)
+            write_bytes(self.path / "done", b"")
+            (self.path / "resume.pt").unlink(missing_ok=True)
+        parallel.wait()
         self.finished = True
 
     def close(self):
@@ -205,6 +214,16 @@ def start(study, args, head=""):
     """
     path = folder(study, args, head)
     config = {k: getattr(args, k) for k in sorted(args.flags)}
+    if parallel.follows():
+        finished = parallel.told(None) if parallel.joined() else (path / "done").exists() and not args.force
+        return Run(path, config, finished, open_sink(None, path, config, None), time.time(), None)
+    run = opened(study, args, path, config)
+    parallel.told(run.finished)
+    return run
+
+
+def opened(study, args, path, config):
+    """The Run of a process that writes; see start."""
     if (path / "done").exists() and not args.force:  # no lock: others may read it too, and nobody need write here
         return Run(path, config, True, open_sink(None, path, config, None), time.time(), None)
     lock = hold(path)
@@ -222,7 +241,7 @@ def start(study, args, head=""):
         meta = read_json(path / "meta.json") if (path / "meta.json").exists() else {}
         seeds = {k: v for k, v in config.items() if k.endswith("seed")}
         write_json(path / "meta.json", {**meta, "argv": sys.argv, "study": study, "seeds": seeds, **versions(),
-                                        "device": config.get("device", "cpu")})
+                                        "device": config.get("device", "cpu"), "processes": parallel.processes()})
         return Run(path, config, False, join(path, args, config), time.time(), lock)
     except BaseException:
         release(lock)

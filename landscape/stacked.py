@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch.func import functional_call, stack_module_state
 
 from landscape import data as datasets
-from landscape import evaluate, runs, seeding, train
+from landscape import evaluate, parallel, runs, seeding, train
 from landscape.errors import ContentError, Interrupted, UsageError
 
 ROUNDS = 5  # timed steps of each way, after one to warm up
@@ -69,15 +69,16 @@ def train_all(study, settings, device, mode):
     runs are left alone.
 
     mode: "auto" stacks where it can and where that is measured to be faster, and says so in a line; "always" where it
-    can, and raises UsageError where it cannot; "never". Raises Interrupted when asked to stop (all states saved), and
-    at the end ContentError where networks have failed, such as by diverging, which does not stop the others.
+    can, and raises UsageError where it cannot; "never", as under torchrun. Raises Interrupted when asked to stop (all
+    states saved), and at the end ContentError where networks have failed, such as by diverging, which does not stop the
+    others.
     """
     for key in settings[0].flags:
         if key not in FREE and any(vars(a)[key] != vars(settings[0])[key] for a in settings):
             raise ValueError(f"networks to be trained together differ in {key}")
     todo = [a for a in settings if a.force or not (runs.folder(study, a) / "done").exists()]
     members = prepare(todo, device)
-    if len(members) > 1 and mode != "never" and chosen(members, device, mode):
+    if len(members) > 1 and mode != "never" and not parallel.joined() and chosen(members, device, mode):
         train_stacked(study, members, device)
     else:
         for member in members:

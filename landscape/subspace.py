@@ -1,4 +1,4 @@
-"""A network whose weights are a point among m vertices: lines, chains, Bézier curves and simplexes of any network.
+"""A network whose weights are a point among m vertices: lines, chains, Bézier curves, simplexes, stars of any network.
 
 A Subspace holds the vertices of an unchanged network and calls it with mixed weights (torch.func.functional_call), so
 no layer is written twice and every kind of layer may occur. In training each call draws a point; in evaluation the
@@ -99,6 +99,37 @@ class Rule:
                          f"vertex={self.m - 1}, and {form}")
 
 
+# t in [0, 1] of `groups` points between a star and its anchors, by name; the mean is 1/2 in each.
+POSITIONS = {
+    "uniform": lambda groups: torch.rand(groups),
+    "beta": lambda groups: torch.rand(groups, 3).median(1).values,  # Beta(2, 2) is the middle of three uniform numbers
+    "constant": lambda groups: torch.full((groups,), 0.5),
+}
+
+
+@dataclass(frozen=True)
+class Spokes(Rule):
+    """A star of m vertices: the straight lines from vertex 0, the star, to the others, its anchors (Sonthalia et al.
+    2025, arXiv 2403.07968). Drawn are an anchor, uniformly, and t from sampling, of POSITIONS: (1-t) star + t anchor.
+    """
+
+    sampling: str = "uniform"
+
+    def draw(self, groups=1):
+        out = torch.zeros(groups, self.m)
+        anchors, t = torch.randint(1, self.m, (groups,)), POSITIONS[self.sampling](groups)
+        out[:, 0], out[torch.arange(groups), anchors] = 1 - t, t
+        return out
+
+    @property
+    def centre(self):
+        return torch.eye(self.m)[0]
+
+    @property
+    def mean(self):
+        return torch.tensor([0.5] + [0.5 / (self.m - 1)] * (self.m - 1))
+
+
 # family: (its function along, fewest vertices, most, what to say to fewer)
 FAMILIES = {
     "line": (bezier, 2, 2, ""),
@@ -133,10 +164,11 @@ class Subspace(nn.Module):
     buffers: they are not mixed, follow the drawn points in training and are right for none; re-estimate them where
     one is to be measured (evaluate.reestimate_bn).
 
-    rule: a Rule. vertices: m dicts that hold the shell's parameters by name; other entries are left out. granularity:
-    what draws coefficients of its own in training, of GRANULARITIES: the network, each module with parameters (the
-    paper's layerwise variant), or each tensor. samples: parts of a batch, each at a point of its own. frozen: numbers
-    of vertices that are not trained. Raises UsageError for a network whose weights cannot be mixed.
+    rule: a Rule. vertices: m dicts, which may come from a generator, with the shell's parameters by name; other entries
+    are left out. granularity: what draws coefficients of its own in training, of GRANULARITIES: the network, each
+    module with parameters (the paper's layerwise variant), or each tensor. samples: parts of a batch, each at a point
+    of its own. frozen: numbers of vertices that are not trained. Raises UsageError for a network whose weights cannot
+    be mixed.
     """
 
     def __init__(self, shell, vertices, rule, granularity="network", samples=1, frozen=()):
@@ -156,15 +188,18 @@ class Subspace(nn.Module):
         places = {}
         self.group = [places.setdefault(label(i), len(places)) for i in range(len(names))]  # of each tensor
         self.groups = len(places)
-        if len(vertices) != rule.m:
-            raise ContentError(f"a {rule.family} of {rule.m} vertices was given {len(vertices)}")
-        rows = torch.stack([self.flat(v) for v in vertices])
         self.free = [k for k in range(rule.m) if k not in frozen]
         self.frozen = [k for k in range(rule.m) if k in frozen]
         if not self.free:
             raise UsageError(f"all {rule.m} vertices are fixed: nothing is left to train")
-        self.stack = nn.Parameter(rows[self.free])
-        self.register_buffer("fixed", rows[self.frozen])
+        self.stack = nn.Parameter(torch.empty(len(self.free), sum(self.sizes)))
+        self.register_buffer("fixed", torch.empty(len(self.frozen), sum(self.sizes)))
+        count = 0
+        for count, vertex in enumerate(vertices, 1):  # one by one: they may be many
+            if count <= rule.m:
+                self.set_vertex(count - 1, vertex)
+        if count != rule.m:
+            raise ContentError(f"a {rule.family} of {rule.m} vertices was given {count}")
         self.register_buffer("centre", rule.centre)
         for p in shell.parameters():
             p.requires_grad_(False)
@@ -242,7 +277,7 @@ class Subspace(nn.Module):
         return self.at(x, self.centre if coeffs is None else coeffs)
 
     def at(self, x, coeffs):
-        return functional_call(self.shell, self.point(coeffs), (x,))
+        return functional_call(self.shell, self.point(coeffs), (x,), tie_weights=bool(self.aliases))
 
     @torch.compiler.disable
     def draw(self):

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import models
-from landscape import cli, evaluate, objectives, runs, seeding
+from landscape import cli, evaluate, objectives, parallel, runs, seeding
 from landscape import data as datasets
 from landscape.errors import ContentError, Interrupted, UsageError
 
@@ -88,6 +88,20 @@ def load_network(path, net, args, entry, which="model", point=""):
         images = datasets.load(seen["dataset"], args.data_root, val_size=0, image_size=seen["image_size"],
                                channels=seen["channels"]).train
         evaluate.reestimate_bn(trained.network, images, seen, rows=some_rows(images, args.bn_images))
+    return trained
+
+
+def load_like(path, args, data, described, which="model"):
+    """The Trained of a network that is to be mixed with the one described. ContentError for another architecture or
+    other inputs."""
+    trained = load_network(path, args.net, args, data.entry, which)
+    if trained.architecture != described["architecture"]:
+        key, here = next((k, v) for k, v in described["architecture"].items() if trained.architecture.get(k) != v)
+        raise ContentError(f"{path} is of another architecture: its {key} is {trained.architecture.get(key)}, not "
+                           f"{here}")
+    for k in ("mean", "std"):
+        if list(trained.preprocessing[k]) != list(described["preprocessing"][k]):
+            raise ContentError(f"{path} was trained on inputs normalised otherwise: give the --normalize that it had")
     return trained
 
 
@@ -173,25 +187,44 @@ def parameter_count(network):
     return sum(p.numel() for p in network.parameters())
 
 
-def fit(network, data, args, run, described, penalty=None, settle=None):
+def settling(data, normalize, bn_images):
+    """What brings the BatchNorm statistics of a landscape.subspace.Subspace to its centre, as fit takes it."""
+    rows = some_rows(data.train, bn_images)
+
+    def settle(space):
+        (new,) = evaluate.reestimate_bn(space.shell, data.train, normalize, [space.state_at(space.centre)], rows)
+        for name, buffer in space.buffers_of_shell().items():
+            buffer.copy_(new[name])
+
+    return settle
+
+
+def fit(network, data, args, run, described, penalty=None, settle=None, objective=None, begin=None, note=None):
     """Train network on data.train and return the results of the last and of the best epoch.
 
     network: on its device. data: landscape.data.Data. args: the training settings of landscape.cli. run: a
     landscape.runs.Run that takes metrics, snapshots, states and weights; a state in it is resumed. described: goes
     into the checkpoints. penalty: a function of the network whose value is added to each step's loss. settle: a
-    function of the network, called before it is scored and before its last weights are written.
+    function of the network, called before it is scored and before its last weights are written. objective: in place of
+    what the settings say. begin: a function of the network and of the epoch (from 0), called before its first step.
+    note: a function of the network and of the epoch (from 1) that gives further entries of its line of metrics.
     Returns {"last": {...}, "best": {...} or None}: losses in nats, accuracies as shares; "best" is the epoch of
     highest validation accuracy (the first of equals), None without a validation set. The test set chooses nothing.
     """
     if args.epochs and len(data.train) == 0:
         raise UsageError("the training set is empty: lower --val_size or raise --train_size")
+    parallel.check(args)
     device = evaluate.device_of(network)
     network.to(memory_format=torch.channels_last)
+    if args.sync_bn:
+        network = synchronised(network, device)
+    whole = {"size": args.bs}
+    parallel.share_dropout(network, whole)
     optimiser = make_optimiser(network, args)
     # GradScaler exists for fp16 alone; disabled it passes everything through.
     scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
     forward = torch.compile(network) if args.compile else network
-    objective = make_objective(args, data, described, device)
+    objective = objective or make_objective(args, data, described, device)
     augment = datasets.parse_augment(args.augment, data.entry)
     normalize = described["preprocessing"]
     steps = steps_per_epoch(len(data.train), args.bs)
@@ -211,24 +244,29 @@ def fit(network, data, args, run, described, penalty=None, settle=None):
             draws = data.train.draw(augment, seeding.stream(args.augment_seed, "augment", epoch))
             first, sums, seconds = state["step"], Sums(device, state["sums"]), state["seconds"]
             began = time.monotonic() - seconds
-            batches = data.train.batches(order[first * args.bs:steps * args.bs], args.bs, normalize, augment, draws)
+            if begin is not None and not first:
+                begin(network, epoch)
+            own = parallel.share(order[first * args.bs:steps * args.bs], args.bs)
+            batches = data.train.batches(own.rows, own.bs, normalize, augment, draws)
             network.train()
             with seeding.fork(args.order_seed, "dropout", epoch):
                 if first:
                     torch.set_rng_state(state["rng"])
                     if state["cuda_rng"] is not None:
                         torch.cuda.set_rng_state(state["cuda_rng"], device)
-                for step, (x, y, _) in enumerate(batches, first):
+                for step, ((x, y, _), share, size) in enumerate(zip(batches, own.shares, own.sizes), first):
+                    whole["size"] = size
                     rate = learning_rate(args, epoch * steps + step, steps)
                     for group in optimiser.param_groups:
                         group["lr"] = rate
                     for part in objective.prepare(network, x, y, args.augment_seed, epoch, step):
-                        loss, said = take_step(network, forward, objective, part, args, optimiser, scaler, penalty)
-                    sums.add(loss, (said.argmax(1) == y).sum(), len(x))
+                        loss, said = take_step(network, forward, objective, part, args, optimiser, scaler, penalty,
+                                               share)
+                    sums.add(*parallel.total(loss, (said.argmax(1) == y).sum() * (share > 0)), size)
                     progress.step(1, lambda s=sums, e=epoch: f"epoch {e + 1} loss {s.mean_loss():.4f}")
                     if (step + 1) % CHECK_EVERY == 0:
                         sums.check(epoch, step + 1)
-                    if step + 1 < steps and (stop.requested or time.monotonic() - saved >= args.save_every):
+                    if step + 1 < steps and due(stop, saved, args, device, step + 1):
                         sums.check(epoch, step + 1)
                         save(epoch, step + 1, sums.plain(), time.monotonic() - began)
                         saved = time.monotonic()
@@ -237,13 +275,16 @@ def fit(network, data, args, run, described, penalty=None, settle=None):
                             raise Interrupted(f"{stop.requested}: stopped in epoch {epoch + 1}, step {step + 1}; "
                                               f"saved in {run.path}; the same command resumes it")
             sums.check(epoch, steps)
+            parallel.share_buffers(network)
             check_weights(network, epoch, steps)
             record = {"epoch": epoch + 1, "lr": rate, **sums.means(), "seconds": round(time.monotonic() - began, 3)}
             if settle is not None and curve_due(args, epoch + 1):
                 settle(network)
+            if note is not None:
+                record |= note(network, epoch + 1)
             close_epoch(network, score_of(network, normalize, args.eval_bs), data, args, run, described, state, record)
             state["step"], state["seconds"], state["sums"] = 0, 0.0, [0.0, 0.0, 0.0]
-            if stop.requested or time.monotonic() - saved >= args.save_every:
+            if due(stop, saved, args, device):
                 save(epoch + 1, 0, [0.0, 0.0, 0.0], 0.0)
                 saved = time.monotonic()
                 if stop.requested and epoch + 1 < args.epochs:
@@ -251,10 +292,30 @@ def fit(network, data, args, run, described, penalty=None, settle=None):
                     raise Interrupted(f"{stop.requested}: stopped after epoch {epoch + 1}; saved in {run.path}; "
                                       "the same command resumes it")
         progress.close()
-        if settle is not None and not args.eval_every:
+        if settle is not None and not (args.eval_every and args.epochs):
             settle(network)
         run.save_weights("model", network.state_dict(), described)
+        parallel.wait()  # for the metrics that are read now
         return final_results(network, data, args, run, described, state["best"])
+
+
+def due(stop, saved, args, device, step=0):
+    """Is it time to save the state: long enough since `saved`, or somebody asked to stop? Several processes agree on
+    it, every CHECK_EVERY steps, since that waits for the device."""
+    late = time.monotonic() - saved >= args.save_every
+    if parallel.joined():
+        if step % CHECK_EVERY:
+            return False
+        asked, late = parallel.anyone(stop.requested, late, device=device)
+        stop.requested = stop.requested or asked and "another process was asked to stop"
+    return bool(stop.requested or late)
+
+
+def synchronised(network, device):
+    """The network with BatchNorm's statistics over the whole batch of all processes (--sync_bn)."""
+    if device.type != "cuda":
+        raise UsageError("--sync_bn is for CUDA: PyTorch has no SyncBatchNorm on a CPU")
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
 def load_state(run):
@@ -328,20 +389,24 @@ class Stopwatch:
         return []
 
 
-def time_run(args, device, prepared=None, penalty=None, settle=None):
+def time_run(args, device, prepared=None, penalty=None, settle=None, objective=None, begin=None):
     """Time args.time_steps steps of the training that args describe, and print what the whole of it would take, as one
     line `timed: JSON`: seconds of steps and of the evaluations between them; low and high, if all steps took as long
     as the faster and as the slower half; steps; step, evaluation in seconds; measuring, what this took. Writes nothing.
 
-    The first quarter of the steps warms up and does not count. prepared, penalty, settle: as in train and fit.
+    The first quarter of the steps warms up and does not count. prepared, penalty, settle, objective, begin: as in train
+    and fit; what begins an epoch is timed once, and counts for every epoch.
     """
     data, network, described = prepared or prepare(args, device)
     network = network.to(device)
-    began = time.monotonic()
+    began = opened = time.monotonic()
+    if begin is not None:
+        begin(network, 0)
+        began = time.monotonic()
     watch = Stopwatch(args.time_steps)
     timed = argparse.Namespace(**{**vars(args), "save_every": 0.0, "eval_every": 0, "snapshots": ""})
     with suppress(Enough):
-        fit(network, data, timed, watch, described, penalty)
+        fit(network, data, timed, watch, described, penalty, objective=objective)
     took = [b - a for a, b in pairwise([began, *watch.ends])]
     took = sorted(took[max(1, len(took) // 4):] or took)
     half = (len(took) + 1) // 2
@@ -355,7 +420,7 @@ def time_run(args, device, prepared=None, penalty=None, settle=None):
     points = max(1, math.ceil(args.epochs / args.eval_every)) if args.eval_every else 1
     steps = args.epochs * steps_per_epoch(len(data.train), args.bs)
     said = {"seconds": steps * mean, "low": steps * low, "high": steps * high}
-    said = {k: v + points * evaluation for k, v in said.items()}
+    said = {k: v + points * evaluation + args.epochs * (began - opened) for k, v in said.items()}
     print("timed: " + json.dumps({**said, "steps": steps, "step": mean, "evaluation": evaluation,
                                   "measuring": time.monotonic() - began}))
     return 0
@@ -370,15 +435,15 @@ def evaluation_seconds(network, images, normalize, bs):
     return (time.monotonic() - began) * len(images) / len(part)
 
 
-def take_step(network, forward, objective, batch, args, optimiser, scaler, penalty=None):
+def take_step(network, forward, objective, batch, args, optimiser, scaler, penalty=None, share=1.0):
     """One optimiser step on a batch (x, target), in args.accumulate parts. Returns (mean loss, logits (B, C)), on the
-    device."""
+    device. share: what part of a batch of several processes this is; the loss is its part of their mean."""
     optimiser.zero_grad(set_to_none=True)
-    total, said = accumulate(network, forward, objective, *batch, args, scaler, penalty)
+    total, said = accumulate(network, forward, objective, *batch, args, scaler, penalty, share)
     if args.sam_radius:
         with perturbed(network, args.sam_radius), no_statistics(network):
             optimiser.zero_grad(set_to_none=True)
-            accumulate(network, forward, objective, *batch, args, scaler, penalty)
+            accumulate(network, forward, objective, *batch, args, scaler, penalty, share)
     if args.clip_norm:
         scaler.unscale_(optimiser)
         torch.nn.utils.clip_grad_norm_(network.parameters(), args.clip_norm)
@@ -387,20 +452,22 @@ def take_step(network, forward, objective, batch, args, optimiser, scaler, penal
     return total, said
 
 
-def accumulate(network, forward, objective, x, target, args, scaler, penalty):
-    """Add the gradients of the batch's mean loss, in parts. Returns (loss, logits (B, C)), detached."""
+def accumulate(network, forward, objective, x, target, args, scaler, penalty, share=1.0):
+    """Add the gradients of the batch's mean loss, in parts, and those of all processes. Returns (loss, logits (B, C)),
+    detached."""
     total, logits = 0.0, []
     for px, pt in zip(x.chunk(args.accumulate), target.chunk(args.accumulate)):
         with evaluate.autocast(x.device, args.precision):
             said = forward(px)
-            loss = objective.loss(said, pt) * (len(px) / len(x))
+            loss = objective.loss(said, pt) * (share * len(px) / len(x))
         total = total + loss.detach()
         logits.append(said.detach())
         scaler.scale(loss).backward()
     if penalty is not None:
-        extra = penalty(network)
+        extra = penalty(network) / parallel.world()[1]  # every process has the same
         scaler.scale(extra).backward()
         total = total + extra.detach()
+    parallel.add_gradients(network)
     return total, torch.cat(logits)
 
 
@@ -504,7 +571,7 @@ def restore(state, network, optimiser, scaler):
 
 def score_of(network, normalize, bs):
     """The function that gives loss and accuracy of the network on images."""
-    return lambda images: evaluate.score(network, images, normalize, bs)
+    return lambda images: parallel.scored(lambda part: evaluate.score(network, part, normalize, bs), images)
 
 
 def curve_point(score, data):
@@ -554,7 +621,7 @@ def make_optimiser(network, args):
 
 
 def milestones(args):
-    """The epochs, perhaps fractions, at which the rate drops to a tenth.
+    """The epochs, perhaps fractions, at which the rate drops.
 
     --milestones, or 3/8, 5/8 and 7/8 of the run; for --scheduler linear dbViz's whole epochs E//2.667, E//1.6,
     E//1.142 (100: 37, 62, 87; 200: 74, 124, 175), of which those at epoch 0 are left out.
@@ -577,7 +644,8 @@ def learning_rate(args, step, steps):
     if args.scheduler == "constant":
         return args.lr
     if args.scheduler in ("multistep", "linear"):
-        return args.lr * 0.1 ** sum(step >= m * steps for m in milestones(args))
+        gamma = args.gamma if args.scheduler == "multistep" else 0.1
+        return args.lr * gamma ** sum(step >= m * steps for m in milestones(args))
     if args.scheduler in cli.DROPS:
         return args.lr * 0.5 ** sum(step >= e * steps for e in cli.DROPS[args.scheduler])
     done = (step - warm) / max(last - warm, 1)

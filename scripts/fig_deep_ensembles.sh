@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The figures of Fort et al. 2019 (arXiv 1912.02757) and of its re-implementation: similarity between and along
 # trainings, ensembles and subspaces against size, the diversity-accuracy plane, paths and slices, corrupted and foreign
-# images.   bash scripts/fig_deep_ensembles.sh [--scale cpu|paper] [--smoke] [--dry_run]
+# images; and a path of low loss that is learned between two members (10 epochs, about 3 CPU minutes of a SmallCNN).
+# bash scripts/fig_deep_ensembles.sh [--scale cpu|paper] [--smoke] [--dry_run]
 # CYCLIC=1 adds trainings with a cyclic rate, whose snapshots make ensembles too; at the paper's scale they are there.
 set -euo pipefail
 study=ensembles
@@ -20,13 +21,27 @@ else
   nets="medium_cnn resnet20v1" subsets=10000 samples=30 placed=50 images=0 foreign=SVHN anchors=5
 fi
 
+learn() { # learn NET [--dry_run]: the path between the first two members, trained as they were
+  local net=$1 ends=RUN,RUN augment=none; shift
+  [ "$net" = resnet20v1 ] && augment=crop,shift
+  [ "$dry" = 1 ] || ends=$(python -c "from landscape import runs
+found = runs.find_models('$made/ensembles', (), ['net=$net', 'scheduler=drop_a'])
+print(','.join(str(s.path) for s in found[:2]))")
+  tool -m subspaces.train --net "$net" --dataset CIFAR10 --family chain --ends "$ends" --epochs 10 --beta 0 \
+    --opt Adam --lr 0.0016 --adam_eps 1e-7 --scheduler cosine --augment "$augment" --normalize none --val_size 0 \
+    --eval_every 5 "$@"
+}
+
 measures() { # of the members of one network
   local net=$1 members=(--members "$load" --select "net=$1" scheduler=drop_a)
   tool -m ensembles.similarity "${members[@]}" &
   local first=$!
   tool -m ensembles.shift "${members[@]}" --images "$images" --ood "$foreign"
   wait "$first"
-  tool -m ensembles.paths "${members[@]}" --images "$images" &
+  learn "$net"
+  local connector=RUN
+  [ "$dry" = 1 ] || connector=$(learn "$net" --dry_run | sed -n '1s/^[a-z]*: //p')
+  tool -m ensembles.paths "${members[@]}" --images "$images" --connector "$connector" &
   first=$!
   [ "$cyclic" = 1 ] && members+=(--cyclic "$load")
   tool -m ensembles.evaluate "${members[@]}" --subsets "$subsets" --samples "$samples" --plane_samples "$placed" \

@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
 sweep "configs/fig_regions_families_$scale.yaml"  # teachers and vanilla networks
 common="--dataset CIFAR10 --val_size 0 --imgs none"
 if [ "$scale" = cpu ]; then
-  planes=60 nets='net=wrn-10-2|resnet20'
+  planes=100 nets='net=wrn-10-2|resnet20'
   common="$common --train_size 10000 --epochs 12 --scheduler cosine --eval_every 0 --lr 0.1"
   teacher="--net wrn-10-2" student="--net resnet20 --width 8"
 else

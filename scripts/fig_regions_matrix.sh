@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
 plain=(--select opt=SGD train_mode=naive sam_radius=None)
 
 sweep "configs/fig_regions_families_$scale.yaml"
-if [ "$scale" = cpu ]; then planes=60 resolution=100; else planes=500 resolution=500; fi
+if [ "$scale" = cpu ]; then planes=100 resolution=100; else planes=500 resolution=500; fi
 tool main.py --load_net "$runs/regions" "${plain[@]}" --dataset CIFAR10 --imgs 30,72,42 --range_l 0.5 --range_r 0.5 \
   --resolution "$resolution" --map_precision bf16 --plot_path "$made/figures/panels"
 maps "${plain[@]}" --planes "$planes"

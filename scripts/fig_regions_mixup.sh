@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
 
 sweep "configs/fig_regions_mixup_$scale.yaml"
-if [ "$scale" = cpu ]; then planes=60 nets=net=resnet20; else planes=500 nets='net=ResNet|ViT4'; fi
+if [ "$scale" = cpu ]; then planes=100 nets=net=resnet20; else planes=500 nets='net=ResNet|ViT4'; fi
 chosen=(--select 'train_mode=naive|mixup' opt=SGD sam_radius=None "$nets")
 tool main.py --load_net "$runs/regions" "${chosen[@]}" --group_by net,train_mode --dataset CIFAR10 --imgs 3,84,18 \
   --resolution 100 --map_precision bf16 --plot_path "$made/figures/mixup"

@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
 plain=(--select opt=SGD train_mode=naive sam_radius=None)
 
 sweep "configs/fig_regions_families_$scale.yaml"
-if [ "$scale" = cpu ]; then planes=10; else planes=100; fi
+if [ "$scale" = cpu ]; then planes=50; else planes=100; fi
 for kind in uniform shuffled; do
   tool main.py --load_net "$runs/regions" "${plain[@]}" --dataset CIFAR10 --anchors $kind --resolution 60 \
     --map_precision bf16 --plot_path "$made/figures/$kind"

@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
 
 sweep "configs/fig_regions_optimisers_$scale.yaml"
-if [ "$scale" = cpu ]; then planes=60 nets='net=resnet20|vgg11_bn'; else planes=500 nets='net=ResNet|VGG|MLPMixer4|ViT4'; fi
+if [ "$scale" = cpu ]; then planes=100 nets='net=resnet20|vgg11_bn'; else planes=500 nets='net=ResNet|VGG|MLPMixer4|ViT4'; fi
 chosen=(--select train_mode=naive "$nets")
 maps "${chosen[@]}" --planes "$planes"
 tool calculate_iou.py --load_net "$runs/regions" "${chosen[@]}" --group_by net,opt,sam_radius --planes "$planes" \

@@ -29,6 +29,8 @@ newest=$(grep -l '"corruption": ""' $(ls -t "$made"/subspaces/measured_*/results
 newest=$(dirname "$newest")
 for name in along simplexes noise; do keep "$name.png" "$newest/figures/$name.png"; done
 keep subspaces.csv "$newest/subspaces.csv"
+python -m subspaces.plot "$made/subspaces"
+keep corruptions.png "$made/subspaces/figures/corruptions.png"
 keep regions_line.png "$(ls -t "$made"/figures/line/*.png | head -n 1)"
 out=results/subspaces/claims.json
 [ "$smoke" = 1 ] && out=$made/claims.json

@@ -34,8 +34,8 @@ def barrier_figure(found):
                     f"{part}_{m}_barrier": {"value": line[part][f"{m}_barrier"]} for part in ("train", "test")
                     for m in ("loss", "accuracy")}})
     note = (f"{groups and found['summary'][0]['pairs']} pairs of {len(found['models'])} networks, {found['level']:.0%} "
-            "intervals; grey: each pair")
-    return plots.interval_figure(groups, pairs, measures, note)
+            "intervals")
+    return plots.interval_figure(groups, pairs, measures, note, each="pair")
 
 
 def line_figure(found):

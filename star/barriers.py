@@ -9,6 +9,7 @@ excess over the straight line between the ends. Intervals are over images for ea
 network for all. What every point says of every image is kept (arrays/); pairs that are there are not measured again.
 """
 
+import glob
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,41 +22,43 @@ ALIGNMENTS = ("none", "weights", "activations", "sinkhorn", "published")
 NORMS = ("stored", "reset", "repair")
 
 
-def several_of(known):
-    """A type for add_argument: some of the known words, between commas."""
-    def check(text):
-        words = text.split(",")
-        if wrong := [w for w in words if w not in known]:
-            raise cli.argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(known)}")
-        return list(dict.fromkeys(words))
-    return check
+def three(text):
+    value = cli.whole(text)
+    if value < 3:
+        raise cli.argparse.ArgumentTypeError(f"{text} is below 3")
+    return value
+
+
+def add_points(g):
+    """Flags that say which points of a line are measured."""
+    g.add_argument("--points", type=three, default=11, help="points of a line, its ends included")
+    g.add_argument("--adaptive", action="store_true",
+                   help="look for the highest point on the images of --bn_images, and measure only that one on all")
+    g.add_argument("--bn_images", type=cli.natural, default=5000, metavar="N",
+                   help="training images for BatchNorm, activations and --adaptive; 0: all")
+    g.add_argument("--match_seed", type=int, default=0, help="order in which groups of units are matched")
 
 
 def make_parser():
     parser = cli.Parser("python -m star.barriers", __doc__)
     g = parser.group("networks", named=True)
     g.add_argument("-a", "--a", nargs="+", default=[], metavar="RUN_OR_CHECKPOINT",
-                   help="run folders, checkpoints, folders of these, or a .txt file with one of these a line")
+                   help="run folders, checkpoints, folders of these, 'patterns*', or a .txt file with one a line")
     g.add_argument("-b", "--b", nargs="+", default=[], metavar="RUN_OR_CHECKPOINT", help="the other ends, likewise")
     g.add_argument("--which", default="model", choices=("model", "best"),
                    help="of a run: the last weights, or the best on its validation set")
     cli.add_select(g)
     cli.add_foreign(parser, dataset="", named=True)
     g = parser.group("lines", named=True)
-    g.add_argument("--points", type=cli.number(3), default=11, help="points of a line, its ends included")
-    g.add_argument("--adaptive", action="store_true",
-                   help="look for the highest point on the images of --bn_images, and measure only that one on all")
-    g.add_argument("--align", type=several_of(ALIGNMENTS), default=["none", "weights"], metavar="HOW,…",
+    add_points(g)
+    g.add_argument("--align", type=cli.several_of(ALIGNMENTS), default=["none", "weights"], metavar="HOW,…",
                    help=f"some of {', '.join(ALIGNMENTS)}: by what units are matched, side by side")
     g.add_argument("--as_published", action="store_true",
                    help="--align published besides: weight matching without what rebasin 0.0.47 omits")
-    g.add_argument("--bn", type=several_of(NORMS), default=["reset"], metavar="HOW,…",
+    g.add_argument("--bn", type=cli.several_of(NORMS), default=["reset"], metavar="HOW,…",
                    help="some of stored, reset, repair: BatchNorm's statistics as stored and interpolated, estimated "
                         "anew at each point, or with each layer's outputs rescaled too (networks without BatchNorm "
                         "have no reset)")
-    g.add_argument("--bn_images", type=cli.natural, default=5000, metavar="N",
-                   help="training images for BatchNorm, activations and --adaptive; 0: all")
-    g.add_argument("--match_seed", type=int, default=0, help="order in which groups of units are matched")
     g = parser.group("output as starlight's")
     g.add_argument("--kind", default="anchor_held_out", choices=starlight.KINDS,
                    help="the list in its YAML form that these pairs are")
@@ -69,11 +72,9 @@ def make_parser():
 
 def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
-    if args.points != int(args.points):
-        raise UsageError(f"--points {args.points:g}: a whole number is expected")
     if args.as_published and "published" not in args.align:
         args.align = [*args.align, "published"]
-    firsts, seconds = find(args, args.a), find(args, args.b)
+    firsts, seconds = find(args.a, args.select), find(args.b, args.select)
     pairs = all_pairs(firsts, seconds)
     members = firsts + seconds
     # Other networks, another folder.
@@ -98,22 +99,29 @@ def main(argv=None):
 
 # ---- networks ------------------------------------------------------------------------------------------------------
 
-def find(args, paths):
-    """The Sources that the paths mean, each once."""
+def find(paths, select=()):
+    """The Sources that the paths mean, each once: run folders, checkpoints, folders of these, patterns such as
+    'nets/*.pt', and lists (.txt) with one of these a line, which may be relative to the list."""
     out = {}
     for path in paths:
-        if path.endswith(".txt"):
-            try:
-                lines = [line.strip() for line in Path(path).read_text().splitlines()]
-            except (OSError, UnicodeDecodeError) as e:
-                raise FileProblem(f"{path}: {getattr(e, 'strerror', None) or 'not a text file'}") from None
-            held = [line for line in lines if line and not line.startswith("#")]
-        else:
-            held = [path]
-        for one in held:
-            for source in runs.find_models(one, select=args.select):
+        for one in listed(path) if path.endswith(".txt") else [path]:
+            matched = [one] if Path(one).exists() or not set(one) & set("*?[") else sorted(glob.glob(one))
+            if not matched:
+                raise FileProblem(f"{one} matches nothing")
+            for source in (s for found in matched for s in runs.find_models(found, select=select)):
                 out.setdefault(source.path.resolve(), source)
     return list(out.values())
+
+
+def listed(path):
+    """The lines of a list of paths, without comments."""
+    try:
+        lines = [line.strip() for line in Path(path).read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as e:
+        raise FileProblem(f"{path}: {getattr(e, 'strerror', None) or 'not a text file'}") from None
+    beside = Path(path).parent
+    return [str(beside / line) if not Path(line).exists() and (beside / line).exists() else line
+            for line in lines if line and not line.startswith("#")]
 
 
 def all_pairs(firsts, seconds):
@@ -181,18 +189,41 @@ def load(args, members, device):
 
 def compute(args, run, members, pairs):
     """Everything, as plain values; the arrays of each line go to run.path / arrays."""
-    import numpy as np
-
-    from models.axes import axes_of
-    from star import lines as engine
-
     device = cli.set_up_device(args)
     nets = load(args, members, device)
+    scene, axes = scene_of(args, nets, device)
+    norms = list(dict.fromkeys("stored" if n == "reset" and not scene.normed else n for n in args.bn))
+    rows = measured(args, run, scene, nets.weights, pairs, axes, norms)
+    models = [{"path": str(m.path), "name": m.seed_name, "group": m.group} for m in members]
+    return {"kind": "barriers", "level": args.level, "align": args.align, "bn": norms, "adaptive": args.adaptive,
+            "images": image_counts(scene),
+            "first": len(members) - len({j for _, j in pairs}) if args.b else len(members), "sets": 2 if args.b else 1,
+            "models": models, "lines": rows, "summary": summary(rows, args.align, norms, args.level)}
+
+
+def scene_of(args, nets, device):
+    """(lines.Scene, Axes or None where nothing is aligned) of some Networks."""
+    from landscape import lines as engine
+    from models.axes import axes_of
+
     network = nets.trained[0].network.to(device)
     scene = engine.Scene.of(network, nets.data, nets.trained[0].preprocessing, args.bn_images, args.eval_bs)
-    axes = axes_of(network) if set(args.align) - {"none"} else None
-    norms = list(dict.fromkeys("stored" if n == "reset" and not scene.normed else n for n in args.bn))
-    ts = [k / (int(args.points) - 1) for k in range(int(args.points))]
+    return scene, axes_of(network) if set(args.align) - {"none"} else None
+
+
+def image_counts(scene):
+    return {"train": len(scene.train), "test": len(scene.test), "batchnorm": len(scene.rows)}
+
+
+def measured(args, run, scene, weights, pairs, axes, norms, keep=True):
+    """The lines of the pairs (i, j) of weight dicts as plain values, for each of args.align and norms; they go to
+    run.path / arrays, with what each point says of each image where that is to be kept, and what is there is not
+    measured again."""
+    import numpy as np
+
+    from landscape import lines as engine
+
+    ts = [k / (args.points - 1) for k in range(args.points)]
     files = {(i, j, how, norm): run.path / "arrays" / f"line-{i}-{j}-{how}-{norm}.npz"
              for i, j in pairs for how in args.align for norm in norms}
     missing = [key for key, file in files.items() if not file.exists()]
@@ -200,7 +231,7 @@ def compute(args, run, members, pairs):
     if missing:
         for norm in dict.fromkeys("reset" if key[3] == "repair" and scene.normed else key[3].replace("repair", "stored")
                                   for key in missing):
-            own[norm] = engine.ends(scene, nets.weights, norm)
+            own[norm] = engine.ends(scene, weights, norm)
         if "repair" in norms:
             own["repair"] = own["reset" if scene.normed else "stored"]
     progress = runs.Progress(len(files), "lines", len(files) - len(missing))
@@ -209,8 +240,8 @@ def compute(args, run, members, pairs):
         keys, aligned = missing[start:start + together], {}
         for i, j, how, _ in keys:
             if (i, j, how) not in aligned:
-                aligned[i, j, how] = engine.align(how, scene, nets.weights[i], nets.weights[j], axes, args.match_seed)
-        some = [engine.Line(nets.weights[i], aligned[i, j, how][0], norm, both(own[norm], i, j))
+                aligned[i, j, how] = engine.align(how, scene, weights[i], weights[j], axes, args.match_seed)
+        some = [engine.Line(weights[i], aligned[i, j, how][0], norm, both(own[norm], i, j))
                 for i, j, how, norm in keys]
         if args.adaptive:
             highest = engine.find_highest(scene, some)
@@ -220,20 +251,15 @@ def compute(args, run, members, pairs):
             said, each = engine.measure(scene, some, ts), [ts] * len(some)
         for key, line, found, points in zip(keys, some, said, each):
             far = engine.permute.distance(line.a, line.b)
-            row = describe(args, key, line, found, points, far, engine.permute.distance(line.a, nets.weights[key[1]]))
+            row = describe(args, key, line, found, points, far, engine.permute.distance(line.a, weights[key[1]]))
             kept = {f"{part}_{what}": values.clip(max=60000).astype(np.float16) if what == "losses" else values
-                    for part, both_of in found.items() for what, values in zip(("losses", "right"), both_of)}
+                    for part, both_of in found.items() for what, values in zip(("losses", "right"), both_of) if keep}
             perms = aligned[key[:3]][1] or {}
             runs.write_arrays(files[key], line=json.dumps(row), ts=np.array(points), **kept,
                               **{f"perm.{g}": p.numpy() for g, p in perms.items()})
             progress.step()
     progress.close()
-    rows = [json.loads(str(runs.read_arrays(file, ("line",), ("line",))["line"])) for file in files.values()]
-    models = [{"path": str(m.path), "name": m.seed_name, "group": m.group} for m in members]
-    return {"kind": "barriers", "level": args.level, "align": args.align, "bn": norms, "adaptive": args.adaptive,
-            "images": {"train": len(scene.train), "test": len(scene.test), "batchnorm": len(scene.rows)},
-            "first": len(members) - len({j for _, j in pairs}) if args.b else len(members), "sets": 2 if args.b else 1,
-            "models": models, "lines": rows, "summary": summary(rows, args.align, norms, args.level)}
+    return [json.loads(str(runs.read_arrays(file, ("line",), ("line",))["line"])) for file in files.values()]
 
 
 def both(own, i, j):

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
 import models
-from landscape import cli, evaluate, permute, runs, seeding, train, weights
+from landscape import cli, evaluate, lines, permute, runs, seeding, train, weights
 from landscape import data as datasets
 from models.axes import axes_of
-from star import barriers, lines
+from star import barriers
 
 TS = [k / 10 for k in range(11)]
 

@@ -95,7 +95,7 @@ def find(args):
     stars = runs.find_models(args.star)
     if len(stars) > 1:
         raise UsageError(f"--star {args.star} holds {len(stars)} networks: name one run or checkpoint")
-    anchors = barriers.find(args, args.anchors)
+    anchors = barriers.find(args.anchors, args.select)
     if stars[0].path.resolve() in {a.path.resolve() for a in anchors}:
         raise UsageError(f"{stars[0].path} is the star and among --anchors: leave it out of one of them")
     own = args.dataset or stars[0].config.get("dataset")
@@ -108,9 +108,8 @@ def find(args):
 
 def compute(args, run, star, anchors):
     """Everything, as plain values; probabilities of the networks and of each average go to run.path / arrays."""
-    from landscape import weights
+    from landscape import lines, weights
     from models.axes import axes_of
-    from star import lines
 
     device = cli.set_up_device(args)
     nets = barriers.load(args, [star, *anchors], device)
@@ -176,8 +175,7 @@ def draws(args, anchors):
 def answers(scene, points, sets, bn):
     """[(P, N, C) float32 probabilities on each of the sets] of P points of weight space, BatchNorm estimated anew
     unless it is "stored"."""
-    from landscape import evaluate, metrics
-    from star import lines
+    from landscape import evaluate, lines, metrics
 
     parts = []
     for some in lines.together(points):

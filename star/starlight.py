@@ -19,20 +19,25 @@ def write(path, found, how, norm, kind):
     """The lines of one alignment and kind of BatchNorm, of what star.barriers found, as a YAML file."""
     import yaml
 
-    names = [m["path"] for m in found["models"]]
-    pairs = []
-    for row in found["lines"]:
-        if (row["align"], row["bn"]) == (how, norm):
-            one = {"model1_id": names[row["a"]], "model2_id": names[row["b"]], "ts": row["ts"]}
-            for part in ("train", "test"):
-                one[f"{part}_loss_barrier"] = row[part]["loss_barrier"]
-                one[f"{part}_acc_barrier"] = row[part]["accuracy_barrier"]
-                one[f"{part}_losses"] = row[part]["losses"]
-                one[f"{part}_accuracies"] = [100 * v for v in row[part]["accuracies"]]
-            pairs.append(one)
+    some = [r for r in found["lines"] if (r["align"], r["bn"]) == (how, norm)]
+    pairs = pairs_of(some, [m["path"] for m in found["models"]])
     held = {"model": found["models"][0]["group"], "dataset": found.get("dataset", ""), "setting": f"{how}_{norm}",
             **{k: pairs if k == kind else [] for k in KINDS}}
     write_bytes(path, yaml.safe_dump(held, sort_keys=False).encode())
+
+
+def pairs_of(rows, names):
+    """Lines of star.barriers, whose ends have these names, as such a list."""
+    pairs = []
+    for row in rows:
+        one = {"model1_id": names[row["a"]], "model2_id": names[row["b"]], "ts": row["ts"]}
+        for part in ("train", "test"):
+            one[f"{part}_loss_barrier"] = row[part]["loss_barrier"]
+            one[f"{part}_acc_barrier"] = row[part]["accuracy_barrier"]
+            one[f"{part}_losses"] = row[part]["losses"]
+            one[f"{part}_accuracies"] = [100 * v for v in row[part]["accuracies"]]
+        pairs.append(one)
+    return pairs
 
 
 def read(path):
@@ -63,7 +68,8 @@ def over_pairs(values, level=0.95):
     """{"pairs", "networks", "value", "stdev", "least", "most", "low", "high"} of {(a, b): value}, a and b any names.
 
     The interval is clustered by network, where the pairs are all of two sets or all of one; over pairs where one of two
-    sets is a single network; None else, and for too few networks.
+    sets is a single network; None else, and for too few networks. It is cut at 0 where no value lies beyond: barriers
+    have one sign.
     """
     import numpy as np
 
@@ -83,9 +89,11 @@ def over_pairs(values, level=0.95):
             i, j = everyone.index(a), everyone.index(b)
             table[i, j] = table[j, i] = value
         found = results.bootstrap_pairs(table, level=level)
+    least, most = (0 if numbers.min() >= 0 else -np.inf), (0 if numbers.max() <= 0 else np.inf)
+    low, high = (end if end is None else float(np.clip(end, least, most)) for end in found[1:])
     return {"pairs": len(numbers), "networks": len(everyone), "value": found[0],
             "stdev": float(numbers.std(ddof=1)) if len(numbers) > 1 else None, "least": float(numbers.min()),
-            "most": float(numbers.max()), "low": found[1], "high": found[2]}
+            "most": float(numbers.max()), "low": low, "high": high}
 
 
 def shown(row):

@@ -120,7 +120,8 @@ def judged(found):
               "midpoint", {s: at[s]["accuracy_probability"] - middle(line[s])["accuracy"] for s in at if at[s]}, 0,
               "above", "points 0.2 and 0.8"),
         claim("diversity", "beyond the paper", "disagreement grows with the distance along the line",
-              {s: r["growth"]["disagreement"] for s, r in line.items() if r["growth"]}, 0, "above",
+              {s: r["growth"]["disagreement"] for s, r in line.items()
+               if r["growth"] and r["growth"]["disagreement"] is not None}, 0, "above",
               "rank correlation over all pairs of points"),
         claim("regulariser", "Section 3", "the regulariser keeps the ends apart: without it their squared cosine is "
               "larger", paired(chosen(found, family="line", beta=0.0), line, lambda r: r["squared_cosines"][0],

@@ -17,6 +17,7 @@ from pathlib import Path
 from landscape import cli, corruptions, runs
 from landscape.errors import ContentError, FileProblem, UsageError
 
+BN = ("reestimate", "cumulative", "ema", "stored")
 BINS = 20  # of the expected calibration error, as published
 METHODS = ("swa", "snapshots", "line", "endpoints", "random", "random_module", "random_weight", "swag")
 MEASURES = ("accuracy", "nll", "brier", "ece", "ece_debiased")
@@ -49,8 +50,11 @@ def make_parser():
     g = parser.group("measuring", named=True)
     g.add_argument("--bn_images", type=cli.natural, default=5000,
                    help="training images from which BatchNorm statistics are re-estimated at each point; 0: all")
-    g.add_argument("--bn", default="reestimate", choices=("reestimate", "stored"),
-                   help="stored: the statistics of the file, right for a centre or for one network alone")
+    g.add_argument("--bn", default="reestimate", choices=BN,
+                   help="reestimate: pooled over images as they are; as published, over one pass of augmented batches "
+                        "of the training's size: cumulative, their mean, or ema, an exponential average (with "
+                        "--bn_images 0); stored: the statistics of the file, right for a centre or for one network "
+                        "alone")
     g.add_argument("--feature", default="", metavar="MODULE",
                    help="whose output is compared between points (default: the input of the last linear layer)")
     g.add_argument("--corruption", default="", metavar="NAME:SEVERITY",
@@ -187,11 +191,12 @@ def measured(args, member, device, key, data):
         data = open_data(args, member, seen, device)
     network = family.network.to(device, memory_format=evaluate.torch.channels_last)
     weights = [p.weights for p in family.points]
-    if args.bn == "reestimate":
+    if args.bn != "stored":
         from landscape import train
 
         rows = train.some_rows(data.train, args.bn_images)
-        weights = evaluate.reestimate_bn(network, data.train, seen, weights, rows, precision=args.measure_precision)
+        weights = evaluate.reestimate_bn(network, data.train, seen, weights, rows, precision=args.measure_precision,
+                                         **as_published(args.bn, member.source.config, data))
     features = Features(network, args.feature)
     with features:
         logits = evaluate.logits_at(network, weights, data.test, seen, args.eval_bs, args.measure_precision,
@@ -204,6 +209,19 @@ def measured(args, member, device, key, data):
             "labels": data.test.labels.cpu().numpy(), "cosine": features.mean(1), "cosine_squared": features.mean(2),
             "distance": apart[0], "weight_cosine": apart[1],
             "settings": json.dumps(member.settings, sort_keys=True)}, wanted, data
+
+
+def as_published(bn, config, data):
+    """What evaluate.reestimate_bn is given for --bn: of cumulative and ema the batches of the training (a foreign
+    network's: 128 images, augmented as usual)."""
+    if bn == "reestimate":
+        return {}
+    from landscape import data as datasets
+    from landscape import seeding
+
+    augment = datasets.parse_augment(config.get("augment", "auto"), data.entry)
+    return {"how": bn, "bs": config.get("bs", 128), "augment": augment,
+            "draws": data.train.draw(augment, seeding.stream(0, "statistics", "augment"))}
 
 
 def open_data(args, member, seen, device):
@@ -361,9 +379,10 @@ def of_run(member, arrays):
             row["mirrored"].append({"t": float(ts[i]), **{k: float(tables[k][i, j]) for k in PAIRS}})
     pairs = list(itertools.combinations(path, 2))
     if len(pairs) > 2:
-        row["growth"] = {k: float(spearmanr([abs(ts[i] - ts[j]) for i, j in pairs],
-                                            [tables[k][i, j] for i, j in pairs]).statistic)
-                         for k in ("disagreement", "total_variation")}
+        apart = [abs(ts[i] - ts[j]) for i, j in pairs]
+        found = {k: [tables[k][i, j] for i, j in pairs] for k in ("disagreement", "total_variation")}
+        # Points that all say the same, as under a corruption that leaves nothing to see, have no rank correlation.
+        row["growth"] = {k: float(spearmanr(apart, v).statistic) if np.ptp(v) else None for k, v in found.items()}
     for kind in dict.fromkeys(kinds):
         own = [i for i, k in enumerate(kinds) if k == kind]
         if len(own) > 1 and kind not in ("path", "line"):

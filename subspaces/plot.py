@@ -1,7 +1,13 @@
 """Figures of subspaces.evaluate drawn again, in other formats or styles; needs no torch.
 
     python -m subspaces.plot runs/subspaces --formats pdf,svg
+
+Every run's figures go into its figures/ or, with --plot_path DIR, into DIR/<run>. Where the folders hold results on
+corrupted images (subspaces.evaluate --corruption), one figure of all of them goes into the first folder's figures/ or
+into DIR.
 """
+
+from pathlib import Path
 
 from landscape import cli, plots, redraw, results
 
@@ -15,7 +21,13 @@ def make_parser():
 
 
 def main(argv=None):
-    return redraw.redraw(cli.resolve(make_parser().settings(argv)), FIGURES)
+    args = cli.resolve(make_parser().settings(argv))
+    redraw.redraw(args, FIGURES)
+    if figure := corruptions([found for _, found in redraw.found(args.folders, FIGURES)]):
+        place = Path(args.plot_path or Path(args.folders[0]) / "figures")
+        for path in plots.save(figure, place / "corruptions", args.formats.split(",")):
+            print(f"figure: {path}")
+    return 0
 
 
 def figures(folder, found):
@@ -189,6 +201,62 @@ def noise(found):
         ax.set_ylabel(words)
     axes[0].legend(fontsize=7) if kinds else None
     return fig
+
+
+def corruptions(results_of_all):
+    """Accuracy and calibration error under each corruption that was measured, and on clean images where they were: of a
+    path's ends, its midpoint and the ensemble of its ends, of averages of snapshots and of standard networks, with
+    intervals over runs. None where there are no two such results. Of two of one corruption that with more runs counts.
+    """
+    held = {f["corruption"]: f["runs"] for f in sorted(results_of_all, key=lambda f: len(f["runs"]))}
+    if not any(held) or len(held) < 2:
+        return None
+    groups = {r["group"] for name, rows in held.items() if name for r in rows}
+    held = {name: [r for r in held[name] if r["group"] in groups] for name in sorted(held)}
+    series = corruption_series(held)
+    fig, axes = plots.figure(1, 2, width=max(8.0, 0.9 * len(held) * 2 + 2), height=4.2)
+    for ax, (measure, words) in zip(axes, TWO):
+        for number, (colour, mark, (label, value)) in enumerate(zip(plots.palette(len(series)), MARKS * 9, series)):
+            found = [over_runs(rows, lambda r, v=value, k=measure: v(r, k)) for rows in held.values()]
+            points = [(x + 0.7 * ((number + 0.5) / len(series) - 0.5), *f) for x, f in enumerate(found) if f]
+            ends = [[abs(p[1] - (p[1] if p[n] is None else p[n])) for p in points] for n in (2, 3)]
+            ax.errorbar([p[0] for p in points], [p[1] for p in points], yerr=ends, fmt=mark, color=colour, capsize=2,
+                        markersize=5, label=label)
+        said = [name.replace("_", " ").replace(":", ", severity ") or "clean" for name in held]
+        ax.set_xticks(range(len(held)), said, rotation=35, ha="right", rotation_mode="anchor")
+        for x in range(1, len(held)):
+            ax.axvline(x - 0.5, color="0.85", linewidth=0.8)
+        ax.set(ylabel=words, ylim=(0, None), xlim=(-0.5, len(held) - 0.5))
+        ax.grid(True, axis="y")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
+    return fig
+
+
+MARKS = ("o", "s", "^", "D", "v", "X", "P")
+
+
+def corruption_series(held):
+    """[(label, value of a row and a measure, None where it has none)] of the runs {corruption: rows}."""
+    rows = [r for own in held.values() for r in own]
+    families, out = {r["group"]: r["family"] for r in rows if of_kind(r, "path")}, []
+    names = labels(list(families)) if len(families) > 1 else families
+    for group, name in names.items():
+        def ends(r, k, group=group):
+            own = of_kind(r, "path") if r["group"] == group else []
+            return (own[0][k] + own[-1][k]) / 2 if own else None
+
+        def midpoint(r, k, group=group):
+            return middle(r)[k] if r["group"] == group else None
+
+        def together(r, k, group=group):
+            return r["mirrored"][0][f"{k}_probability"] if r["group"] == group and r["mirrored"] else None
+
+        out += [(f"{name}: ends", ends), (f"{name}: midpoint", midpoint), (f"{name}: ensemble of its ends", together)]
+    if any(of_kind(r, "swa") for r in rows):
+        out.append(("SWA", lambda r, k: middle(r)[k] if of_kind(r, "swa") else None))
+    if any(map(plain, rows)):
+        out.append(("standard", lambda r, k: r["points"][0][k] if plain(r) else None))
+    return out
 
 
 def bars(found, names):

@@ -12,7 +12,7 @@ ensembles and averages of its snapshots.
 import argparse
 
 from landscape import cli, runs
-from landscape.errors import ContentError, UsageError
+from landscape.errors import UsageError
 
 FAMILIES = ("line", "curve", "chain", "simplex", "standard")
 
@@ -194,37 +194,25 @@ def set_dropout(network, probability):
 def first_vertices(args, data, network, described, rule):
     """The m weight dicts that a training begins with. Vertex 0 of fresh ones is the standard network of that
     --init_seed."""
-    from landscape import seeding, subspace, weights
+    from landscape import seeding, subspace, train, weights
+
+    def given(path):
+        return weights.of(train.load_like(path, args, data, described).network)
 
     own = weights.of(network)
     if args.start_noise:
         return [subspace.noisy(own, args.start_noise, seeding.stream(args.init_seed, "vertex", k))
                 for k in range(rule.m)]
     if args.start:
-        return [given(path, args, data, described) for path in args.start.split(",")]
+        return [given(path) for path in args.start.split(",")]
     if args.ends:
-        first, last = (given(path, args, data, described) for path in args.ends.split(","))
+        first, last = (given(path) for path in args.ends.split(","))
         return [weights.lerp(first, last, k / (rule.m - 1)) for k in range(rule.m)]
     vertices = [own]
     for k in range(1, rule.m):
         with seeding.fork(args.init_seed, "init", k):
             vertices.append(weights.of(runs.build(described["architecture"])))
     return vertices
-
-
-def given(path, args, data, described):
-    """The weights of a trained network that is to be a vertex. ContentError for another network or other inputs."""
-    from landscape import train, weights
-
-    trained = train.load_network(path, args.net, args, data.entry)
-    if trained.architecture != described["architecture"]:
-        key, here = next((k, v) for k, v in described["architecture"].items() if trained.architecture.get(k) != v)
-        raise ContentError(f"{path} is not of the architecture of this subspace: its {key} is "
-                           f"{trained.architecture.get(key)}, not {here}")
-    for k in ("mean", "std"):
-        if list(trained.preprocessing[k]) != list(described["preprocessing"][k]):
-            raise ContentError(f"{path} was trained on inputs normalised otherwise: give the --normalize that it had")
-    return weights.of(trained.network)
 
 
 def rescaled(args):
@@ -251,8 +239,8 @@ def penalty(args):
         return None
 
     def of(space):
-        parts = [args.beta * space.regulariser(args.pairs, args.per_layer)] if args.beta else []
-        return sum(parts + [space.drawn_decay(decay)] * bool(decay))
+        apart = args.beta * space.regulariser(args.pairs, args.per_layer) if args.beta else 0.0
+        return apart + space.drawn_decay(decay) if decay else apart
 
     return of
 
@@ -268,15 +256,11 @@ def settling(args, prepared):
         pair.refresh()
         evaluate.reestimate_bn(pair.average.module, data.train, described["preprocessing"], rows=rows)
 
-    def settle(space):
-        (new,) = evaluate.reestimate_bn(space.shell, data.train, described["preprocessing"],
-                                        [space.state_at(space.centre)], rows)
-        for name, buffer in space.buffers_of_shell().items():
-            buffer.copy_(new[name])
-
     if args.ema:
         return settle_average
-    return None if args.family == "standard" or not evaluate.norm_layers(network) else settle
+    if args.family == "standard" or not evaluate.norm_layers(network):
+        return None
+    return train.settling(data, described["preprocessing"], args.bn_images)
 
 
 def train_into(run, args, prepared):

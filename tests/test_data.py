@@ -442,8 +442,32 @@ def test_a_noise_file_that_does_not_fit_is_refused(tmp_path):
         with pytest.raises(refusal, match="--noise_file") as caught:
             data.load("digits", noise_file=f"{tmp_path}/{spec}")
         assert "\n" not in str(caught.value), spec
-    with pytest.raises(UsageError, match="exclude"):
-        data.load("digits", noise_file=f"{tmp_path}/short.npy", noise=0.1)
+
+
+def test_a_stored_permutation_of_the_training_images(tmp_path):
+    rng = np.random.default_rng(0)
+    order, drawn = rng.permutation(1437), rng.integers(10, size=1437)
+    np.save(tmp_path / "digits.npy", order)
+    with pytest.raises(UsageError, match="needs .*digits_labels.npy beside it"):
+        data.load("digits", noise=0.2, noise_file=f"{tmp_path}/digits.npy")
+    np.save(tmp_path / "digits_labels.npy", drawn)
+    clean = data.load("digits", val_size=0).train.labels.numpy()
+    wanted = clean.copy()
+    for k in range(int(1437 * 0.2)):
+        wanted[order[k]] = drawn[k]
+    found = data.load("digits", val_size=100, noise=0.2, noise_file=f"{tmp_path}/digits.npy").train
+    assert np.array_equal(found.labels.numpy(), wanted[found.ids.numpy()])
+    assert np.array_equal(found.true_labels.numpy(), clean[found.ids.numpy()])
+    wrong = (wanted != clean).mean()
+    assert 0.16 < wrong < 0.2  # about 0.9 of the rate: the own class is among the labels
+    more = data.load("digits", val_size=0, noise=0.4, noise_file=f"{tmp_path}/digits.npy").train.labels.numpy()
+    assert np.array_equal(more[order[:287]], wanted[order[:287]])  # rates are nested
+    order[0] = order[1]
+    np.save(tmp_path / "digits.npy", order)
+    with pytest.raises(ContentError, match="an image twice"):
+        data.load("digits", noise=0.2, noise_file=f"{tmp_path}/digits.npy")
+    with pytest.raises(FileProblem, match="no such file"):
+        data.load("digits", noise=0.2, noise_file=f"{tmp_path}/none.npy")
 
 
 def test_cifar10n_has_its_published_share_of_wrong_labels():

@@ -12,10 +12,11 @@ import yaml
 
 from ensembles import evaluate, samplers, similarity
 from ensembles import train as training
-from landscape import cli, metrics, predictions, runs, seeding, weights
+from landscape import cli, metrics, permute, predictions, runs, seeding, weights
 from landscape import data as datasets
 from landscape import evaluate as measuring
 from landscape.errors import FileProblem, Refusal, UsageError
+from models.axes import axes_of
 
 torch.set_num_threads(1)
 MACHINE = ["--device", "cpu", "--threads", "1"]
@@ -555,6 +556,27 @@ def test_the_share_of_the_upper_limit_is_that_of_samples_near_the_solution():
     assert held["near"] == 3 and held["samples"] == 5 and held["share_of_upper"]["n"] == 2
     perfect = evaluate.summary([[(1.0, 0.0)]], 1.0, 10, args)  # nothing to disagree about: no share
     assert perfect["share_of_upper"] == {"value": None, "low": None, "high": None, "n": 0}
+
+
+def test_a_copy_with_permuted_units_is_recognised(four, kept, tmp_path):
+    """Aligned, its cosine with the original is 1, and no pair's is smaller for it; without --align it is not."""
+    original = runs.load(four[1])
+    axes = axes_of(original.network)
+    (tmp_path / "mlp").mkdir()
+    copy = permute.apply(weights.of(original.network), axes, permute.random(axes, 3))
+    runs.save_weights(tmp_path / "mlp/a.safetensors", copy, {"architecture": original.architecture,
+                                                              "preprocessing": original.preprocessing})
+    flags = ["--dataset", "digits", "--trajectories", "0", "--align", "weights"]
+    found, arrays = measured(similarity, tmp_path / "r", "--members", *names(four[:2]), str(tmp_path / "mlp"), *flags)
+    order = [m["path"] for m in found["models"]]
+    same = tuple(order.index(str(p)) for p in (four[1] / "model.safetensors", tmp_path / "mlp/a.safetensors"))
+    plain, aligned = arrays["members_weight_cosine"], arrays["members_weight_cosine_aligned"]
+    assert math.isclose(aligned[same], 1, abs_tol=1e-5) and plain[same] < 0.9
+    assert np.allclose(aligned, aligned.T) and (aligned >= plain - 1e-6).all()
+    assert found["measures"]["weight_cosine_aligned"]["n"] == 3
+    other = made(kept / "wider", "--members", "1", "--width", "9")
+    with pytest.raises(UsageError, match="different architectures"):
+        similarity.main(["--members", *names([four[0], *other]), "--align", "weights", "--runs", str(tmp_path)])
 
 
 # ---- samplers ------------------------------------------------------------------------------------------------------

@@ -102,6 +102,28 @@ def test_statistics_are_pooled_over_unequal_batches(digits):
         assert torch.allclose(network.state_dict()[k], expected[k], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("how", "momentum"), [("cumulative", None), ("ema", evaluate.MOMENTUM)])
+def test_averages_over_batches_are_those_of_torch(digits, how, momentum):
+    """The slow twin: BatchNorm's own running statistics over one pass of the same augmented batches."""
+    import copy
+
+    network, augment = trained_a_little(steps=3), data.parse_augment("crop", ENTRY)
+    draws, rows = digits.train.draw(augment, torch.Generator().manual_seed(1)), torch.randperm(300)
+    twin = copy.deepcopy(network)
+    for m in twin.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.reset_running_stats()
+            m.momentum = momentum
+            m.train()
+    with torch.no_grad():
+        for x, _, _ in digits.train.batches(rows, 128, PLAIN, augment, draws):
+            twin(x)
+    evaluate.reestimate_bn(network, digits.train, PLAIN, rows=rows, bs=128, how=how, augment=augment, draws=draws)
+    for k, v in twin.state_dict().items():
+        if "running" in k:
+            assert torch.allclose(network.state_dict()[k], v, rtol=1e-3, atol=1e-5), k
+
+
 def test_each_point_gets_its_own_statistics_and_the_network_is_left_alone(digits, network):
     own = weights.of(network)
     other = weights.of(models.build("resnet20", 10, in_channels=1, image_size=8, width=8))

@@ -13,18 +13,23 @@ OURS = {"landscape", "models", "main", "save_preds", "calculate_iou", *STUDIES}
 MAY = {"models": set(), "landscape": {"models"}, **{s: {"landscape", "models"} for s in STUDIES}}
 # Which of its siblings a module of landscape may import; errors is open to all.
 WITHIN = {
-    "errors": set(), "seeding": set(), "weights": set(), "metrics": {"seeding"}, "plane": set(), "augment": set(),
+    "errors": set(), "parallel": set(), "seeding": set(), "weights": set(), "metrics": {"seeding"}, "plane": set(),
+    "augment": set(),
     "results": {"runs", "cli"}, "wandb_sink": set(), "claims": {"results", "runs", "cli"},
     "readers": {"seeding"}, "data": {"seeding", "augment", "readers", "cli"},
-    "runs": {"wandb_sink", "subspace"}, "subspace": {"weights"}, "plots": {"runs", "results"},
+    "runs": {"wandb_sink", "subspace", "parallel"}, "subspace": {"weights"}, "plots": {"runs", "results"},
     "evaluate": {"data", "metrics", "weights", "plane"},
-    "train": {"cli", "data", "evaluate", "runs", "seeding", "objectives"}, "objectives": {"seeding"},
-    "stacked": {"train", "data", "evaluate", "runs", "seeding"},
+    "train": {"cli", "data", "evaluate", "runs", "seeding", "objectives", "parallel"}, "objectives": {"seeding"},
+    "stacked": {"train", "data", "evaluate", "runs", "seeding", "parallel"},
     "maps": {"runs"}, "anchors": {"seeding", "plane", "runs", "data", "evaluate", "objectives", "maps"},
     "between": {"data", "evaluate", "permute", "predictions", "runs", "train", "weights"},
     "redraw": {"cli", "runs", "plots"}, "corruptions": {"seeding", "cli"},
     "predictions": {"maps", "runs", "train", "cli", "evaluate", "data"},
-    "cli": {"seeding", "runs", "data"}, "refine": {"seeding"}, "permute": {"weights", "seeding"},
+    "report": {"claims", "cli", "plots", "results", "runs"},
+    "cli": {"seeding", "runs", "data", "parallel"}, "refine": {"seeding"}, "permute": {"weights", "seeding"},
+    "lines": {"evaluate", "permute", "weights", "seeding"},
+    "pairs": {"claims", "cli", "data", "lines", "maps", "metrics", "permute", "plots", "predictions", "redraw",
+              "results", "runs", "seeding", "weights"},
 }  # fmt: skip
 
 
@@ -66,9 +71,12 @@ def test_the_top_scripts_import_only_landscape_and_models(name):
 @pytest.mark.parametrize("statement", [
     "import models", "import landscape.cli", "import landscape.runs", "import landscape.seeding",
     "import landscape.results", "import landscape.plots", "import landscape.claims", "import landscape.maps",
+    "import landscape.report; landscape.report.make_parser().format_help()",
     "import double_descent.linear, double_descent.spectra, double_descent.plot, double_descent.claims",
     "import star.barriers, star.starlight, star.plot; star.barriers.make_parser().format_help()",
     "import star.bma, star.bma_figures; star.bma.make_parser().format_help()",
+    "import star.train, star.sources, star.compare, star.claims; "
+    "[m.make_parser().format_help() for m in vars(star).values() if hasattr(m, 'make_parser')]",
     "import double_descent.linear_figures, double_descent.spectra_figures, double_descent.bench",
     "import landscape.corruptions, ensembles.shift, ensembles.shift_figures; ensembles.shift.make_parser()",
     "import ensembles.train, ensembles.similarity, ensembles.evaluate, ensembles.paths; "

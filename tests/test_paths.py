@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from ensembles import paths, paths_figures, train
 from landscape import cli, evaluate, metrics, plane, predictions, runs, weights
-from landscape.errors import ContentError, Interrupted, UsageError
+from landscape.errors import ContentError, FileProblem, Interrupted, UsageError
+from subspaces import train as learn
 
 NO_STOP = type("", (), {"requested": None})
 
@@ -174,7 +175,8 @@ def test_the_radial_slice_and_the_plane_hold_the_line(trained, tmp_path):
     said = evaluate.logits(weights_in(scene.network, half), scene.images(scene.preprocessing), scene.preprocessing)
     assert np.isclose(wedge["loss"][0, 0], metrics.nll(said.numpy(), scene.labels), rtol=1e-5)
 
-    bent = paths.slice_of(args, scene, [scene.vertices[0], scene.vertices[2], scene.vertices[1]], "bent path")
+    corners = [scene.vertices[0], scene.vertices[2], scene.vertices[1]]
+    bent = paths.slice_of(args, scene, corners, paths.polyline(3, np.linspace(0, 1, 5)), (0, 1), "bent path")
     assert bent[0]["vertices"] == 3 and bent[1]["loss"].shape == (3, 5)
     assert np.isclose(bent[1]["loss"][1, 2], metrics.nll(scene.said[2], scene.labels), rtol=1e-5)
 
@@ -220,6 +222,100 @@ def test_interrupted_and_resumed_equals_uninterrupted(trained, tmp_path, monkeyp
     assert sum(calls) == 18
     paths.main([*broken, "--force"])
     assert sum(calls) == 36
+
+
+# ---- connectors ----------------------------------------------------------------------------------------------------
+
+def folders(folder):
+    return [n.source.path for n in predictions.find(settings(folder))]
+
+
+def learned(trained, net, to, *more, ends=None, family="chain"):
+    """The run of a path between the first two networks; of no epochs its bend lies on their straight line."""
+    ends = ends or folders(trained / net)[:2]
+    width = ["--width", "4"] if net == "resnet20" else []
+    assert learn.main(["--net", net, *width, "--dataset", "digits", "--train_size", "400", "--normalize", "none",
+                       "--augment", "none", "--family", family, "--ends", ",".join(map(str, ends)), "--device", "cpu",
+                       "--bs", "100", "--lr", "0.05", "--threads", "1", "--runs", str(to), *more]) == 0
+    return next(to.glob("subspaces/*/done")).parent
+
+
+@pytest.mark.parametrize("net", ["small_cnn", "resnet20"])
+@pytest.mark.parametrize("family", ["chain", "curve"])
+def test_a_path_whose_bend_is_on_the_line_is_the_line(trained, tmp_path, net, family):
+    run = learned(trained, net, tmp_path, "--epochs", "0", family=family)
+    scene = between(trained / net, "--connector", str(run), "--points", "5", "--radii", "3", "--r_min", "0.5",
+                    "--r_max", "1.5", "--bn_images", "100")
+    connector = paths.open_connector(scene.args, scene.networks)
+    assert connector.members == (0, 1) and len(connector.vertices) == 3
+    found, rows = paths.connected(scene.args, scene, connector)
+    for key in ("loss", "accuracy", "agreement", "cosine"):
+        assert np.allclose(rows[key], rows[f"line_{key}"], rtol=1e-3, atol=1e-4 if key == "loss" else 0.021), key
+        if key != "cosine":
+            assert np.allclose(rows[f"slice_{key}"][1], rows[key], rtol=1e-4)
+    assert np.isclose(found["path"]["length"], found["line"]["length"], rtol=1e-5)
+    for row, end in ((0, 0), (-1, 1)):  # the ends are the networks as they are stored
+        assert np.isclose(rows["loss"][row], metrics.nll(scene.said[end], scene.labels), rtol=1e-5)
+        assert rows["agreement"][row, end] == 1 and np.isclose(rows["cosine"][row, end], 1)
+    two = [torch.cat([w[k].flatten() for k in scene.parameters]).double() for w in scene.vertices[:2]]
+    middle = torch.nn.functional.cosine_similarity(two[0] + two[1], two[0], dim=0).item()
+    assert np.isclose(rows["cosine"][2, 0], middle, atol=1e-5)
+
+
+def test_a_bent_path_equals_a_loop_over_its_points(trained, tmp_path):
+    """Statistics of a vertex between the ends are estimated there too, not those that the training saved."""
+    run = learned(trained, "resnet20", tmp_path, "--epochs", "2", "--vertices", "4")
+    scene = between(trained / "resnet20", "--connector", str(run), "--points", "4", "--bn_images", "100")
+    connector = paths.open_connector(scene.args, scene.networks)
+    rows = paths.connected(scene.args, scene, connector)[1]
+    line = rows["line_loss"]
+    assert len(connector.vertices) == 4 and not np.allclose(rows["loss"][1:3], line[1:3], rtol=1e-2)
+    vertices = [{**scene.vertices[0], **v} for v in connector.vertices]
+    with_eps = np.array([[1e-9, 1 - 1e-9, 0, 0], [0, 0, 1 - 1e-9, 1e-9]])  # `plain` leaves vertices as they are stored
+    slow = plain(scene, vertices, with_eps, scene.answers[:2])
+    assert np.allclose(rows["loss"][1:3], slow[0], rtol=1e-3)
+    assert rows["cosine"][0, 0] == pytest.approx(1) and (rows["cosine"][1:, 0] < 0.999).all()
+
+
+def test_the_command_draws_a_connector(trained, tmp_path, capsys):
+    ends = folders(trained / "small_cnn")
+    run = learned(trained, "small_cnn", tmp_path, "--epochs", "2", "--opt", "Adam", "--lr", "0.01", "--beta", "0",
+                  ends=[ends[2], ends[0]])
+    argv = ["--members", str(trained / "small_cnn"), "--runs", str(tmp_path), "--device", "cpu", "--images", "60",
+            "--points", "5", "--radii", "4", "--connector", str(run)]  # fmt: skip
+    assert paths.main([*argv, "--path", "connector", "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert str(ends[2]) in said.split(" to ")[0] and not list(tmp_path.glob("ensembles"))
+    assert paths.main([*argv, "--path", "connector"]) == 0
+    made = next(tmp_path.glob("ensembles/*/done")).parent
+    found, arrays = runs.read_json(made / "results.json"), runs.read_arrays(made / "arrays/paths.npz")
+    assert found["connector"]["members"] == [2, 0] and found["connector"]["slice"]["angle"] > 1
+    assert found["connector"]["path"]["length"] >= found["connector"]["line"]["length"]
+    assert arrays["connector_slice_loss"].shape == (4, 5) and arrays["connector_cosine"].shape == (5, 2)
+    for name in ("connector", "connector_slice"):
+        assert (made / "figures" / f"{name}.png").stat().st_size > 10_000
+    table = (made / "points.csv").read_text().splitlines()
+    assert len(table) == 1 + 5 + 5 + 20 and table[1].startswith("connector,2-0,0.0,,")
+
+
+def test_what_is_no_connector_of_the_members_is_refused(trained, tmp_path):
+    ends = folders(trained / "small_cnn")
+    run = learned(trained, "small_cnn", tmp_path / "a", "--epochs", "0", ends=ends[:2])
+    argv = ["--runs", str(tmp_path / "out"), "--device", "cpu", "--path", "connector"]
+    members = ["--members", str(trained / "small_cnn")]
+    with pytest.raises(UsageError, match="needs --connector RUN"):
+        paths.main([*members, *argv])
+    with pytest.raises(UsageError, match="holds one network, which is no path"):
+        paths.main([*members, *argv, "--connector", str(ends[0])])
+    with pytest.raises(UsageError, match="its ends are not both among the 2 members .they are .* and "):
+        paths.main(["--members", str(ends[0]), str(ends[2]), *argv, "--connector", str(run)])
+    with pytest.raises(UsageError, match="differ in their architecture .name: small_cnn, resnet20"):
+        paths.main(["--members", str(trained / "resnet20"), *argv, "--connector", str(run)])
+    with pytest.raises(UsageError, match="holds 3 networks: name one run"):
+        paths.main([*members, *argv, "--connector", str(trained / "small_cnn")])
+    with pytest.raises(FileProblem, match="does not exist"):
+        paths.main([*members, *argv, "--connector", str(tmp_path / "nowhere")])
+    assert not (tmp_path / "out").exists()
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------

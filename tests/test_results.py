@@ -72,6 +72,42 @@ def test_text_csv_and_json_show_the_same_cells(runs, capsys):
     assert list(csv.DictReader((runs / "deep" / "table.csv").open())) == rows
 
 
+def test_markdown_and_latex_escape_what_they_would_read(tmp_path, capsys):
+    odd = {"net": "a_b|c", "note": "50% of {x} & $y$ #1 ~^\\ <z>"}
+    make_run(tmp_path, "x", {**odd, "lr": 0.1, "flag": True}, {"test": {"accuracy": 0.123456}})
+    make_run(tmp_path, "y", {"net": "plain", "note": "n", "lr": 12, "flag": False}, {})
+    columns = "net,note,lr,flag,test.accuracy"
+    assert results.main([str(tmp_path), "--format", "markdown", "--columns", columns]) is None
+    head, rule, first, second = capsys.readouterr().out.splitlines()
+    assert head == "| net | note | lr | flag | test.accuracy |" and rule == "|---|---|---:|---|---:|"
+    assert first == "| a_b\\|c | 50% of {x} & $y$ #1 ~^\\ <z> | 0.1 | True | 0.1235 |"
+    assert second == "| plain | n | 12 | False | - |"
+    results.main([str(tmp_path), "--format", "latex", "--columns", columns])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == r"\begin{tabular}{llrlr}" and lines[-1] == r"\end{tabular}"
+    assert lines[4] == (r"  a\_b|c & 50\% of \{x\} \& \$y\$ \#1 \textasciitilde{}\textasciicircum{}\textbackslash{} "
+                        r"\textless{}z\textgreater{} & 0.1 & True & 0.1235 \\")
+    assert lines[5] == r"  plain & n & 12 & False & -- \\"
+    assert [line.count(" & ") for line in lines[2:6]] == [4, 0, 4, 4]
+
+
+def test_curves_are_a_row_for_each_number_of_each_epoch(runs, capsys):
+    with pytest.raises(FileProblem, match="only trainings have curves"):
+        results.main([str(runs), "--curves"])
+    (runs / "main/a/metrics.jsonl").write_text('{"epoch": 1, "loss": 2.5, "lr": 0.1}\n{"epoch": 2, "loss": NaN}\n{"ep')
+    (runs / "main/b/metrics.jsonl").write_text('{"epoch": 1, "loss": 1, "note": "text"}\n')
+    results.main([str(runs), "--curves", "--format", "csv"])
+    assert capsys.readouterr().out.splitlines() == [
+        "folder,net,epoch,metric,value", "main/a,resnet20,1,loss,2.5", "main/a,resnet20,1,lr,0.1",
+        "main/a,resnet20,2,loss,nan", "main/b,vgg11,1,loss,1"]
+    results.main([str(runs), "--curves", "--format", "markdown", "--columns", "net,value"])
+    assert capsys.readouterr().out.splitlines()[2:4] == ["| resnet20 | 2.5 |", "| resnet20 | 0.1 |"]
+    results.main([str(runs), "--curves", "--format", "latex"])
+    assert r"main/b & vgg11 & 1 & loss & 1 \\" in capsys.readouterr().out
+    results.main([str(runs / "main/b"), "--curves", "--format", "json"])
+    assert json.loads(capsys.readouterr().out) == [{"folder": ".", "epoch": 1, "metric": "loss", "value": 1}]
+
+
 def test_what_is_wrong_is_said(runs, tmp_path):
     with pytest.raises(UsageError, match="did you mean test.accuracy"):
         results.main([str(runs), "--columns", "test_accuracy"])
@@ -276,3 +312,17 @@ def test_over_subsets_holds_the_truth_about_as_often_as_it_says():
         _, low, high = results.over_subsets([a[i] * a[j] for i, j in pairs], subsets)
         held += low <= 4 <= high
     assert 0.91 < held / 400 < 0.98
+
+
+def test_groups_are_resampled_by_themselves():
+    """The difference of two means has the interval of Welch's test, within the error of its resampling."""
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(1, 1, 40), generator.normal(0, 3, 60)
+    value, low, high = results.bootstrap_strata([one, other], lambda means: means[0] - means[1])
+    spread = (one.var(ddof=1) / 40 + other.var(ddof=1) / 60) ** 0.5
+    assert value == pytest.approx(one.mean() - other.mean())
+    assert low == pytest.approx(value - 1.98 * spread, abs=0.1 * spread * 2)
+    assert high == pytest.approx(value + 1.98 * spread, abs=0.1 * spread * 2)
+    assert results.bootstrap_strata([one[:1], other], lambda means: means[0])[1:] == (None, None)
+    same = results.bootstrap_strata([np.ones((3, 2)), np.zeros((2, 2))], lambda means: means[0].sum())
+    assert same == (2.0, 2.0, 2.0)

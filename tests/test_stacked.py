@@ -356,6 +356,6 @@ def test_bad_words_are_refused_in_a_line_and_nothing_is_written(tmp_path, words,
 def test_several_seeds_from_a_config_and_other_orders_of_one_start(tmp_path):
     config = tmp_path / "several.yaml"
     config.write_text("script: python -m double_descent.deep\nseeds: [3, 4]\ninit_seed: 0\n")
-    members = deep.each(deep.make_parser().settings(["--config", str(config)]))
+    members = cli.each(deep.make_parser().settings(["--config", str(config)]))
     assert [(m.init_seed, m.order_seed) for m in members] == [(0, 3), (0, 4)]
-    assert deep.each(deep.make_parser().settings(["--seeds", "-3,2"]))[0].init_seed == -3
+    assert cli.each(deep.make_parser().settings(["--seeds", "-3,2"]))[0].init_seed == -3

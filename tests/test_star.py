@@ -11,11 +11,11 @@ import yaml
 
 import models
 from landscape import data as datasets
-from landscape import evaluate, permute, runs, weights
+from landscape import evaluate, lines, permute, runs, weights
 from landscape.errors import ContentError, FileProblem, UsageError
 from models import ModelError
 from models.axes import axes_of
-from star import barriers, lines, plot, starlight
+from star import barriers, plot, starlight
 
 torch.set_num_threads(1)
 PLAIN = {"kind": "none", "mean": (0.0,), "std": (1.0,)}

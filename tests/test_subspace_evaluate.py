@@ -133,6 +133,51 @@ def test_corrupted_images(root):
     assert bad["runs"][0]["points"][2]["nll"] != clean["runs"][0]["points"][2]["nll"]
 
 
+def test_one_figure_of_all_corruptions(root, capsys):
+    for corruption in ("gaussian_noise:5", "contrast:5"):
+        measured(root, "--corruption", corruption, "--select", "family=line|standard", "--methods", "swa")
+    assert plot.main([str(root)]) == 0
+    assert (root / "figures/corruptions.png").stat().st_size > 10_000
+    held = [runs.read_json(f) for f in root.glob("subspaces/measured_*/results.json")]
+    figure = plot.corruptions(held)
+    labels = [t.get_text() for t in figure.axes[0].get_xticklabels()]
+    assert labels == ["clean", "contrast, severity 5", "gaussian noise, severity 5"]
+    shown = {c.get_label(): c for c in figure.axes[0].containers}
+    assert {"ends", "midpoint", "ensemble of its ends"} <= {k.split(": ")[-1] for k in shown} and "SWA" in shown
+    found = next(f for f in held if f["corruption"] == "contrast:5")
+    wanted = np.mean([r["points"][0]["accuracy"] for r in found["runs"] if r["family"] == "standard"])
+    assert np.isclose(shown["standard"].lines[0].get_ydata()[1], wanted)
+    middle = np.mean([r["points"][2]["accuracy"] for r in found["runs"] if r["family"] == "line"])
+    assert np.isclose(next(v for k, v in shown.items() if "midpoint" in k).lines[0].get_ydata()[1], middle)
+    assert plot.corruptions([found]) is None and plot.corruptions([f for f in held if not f["corruption"]]) is None
+
+
+def test_points_that_all_say_the_same_have_no_rank_correlation(root, monkeypatch):
+    args = learn.cli.resolve(measure.make_parser().settings(["--load_net", str(root / "subspaces"), *LOOK]))
+    measure.check(args)
+    member = next(m for m in measure.find(args) if m.source.config["family"] == "line")
+    measure.measure_all(args, [member])
+    arrays = runs.read_arrays(member.file, measure.NEEDS)
+    arrays["logits"][:] = arrays["logits"][:1]
+    monkeypatch.setattr(measure, "kept_tables", lambda _, held: measure.pair_tables(held))
+    assert measure.of_run(member, arrays)["growth"] == {"disagreement": None, "total_variation": None}
+
+
+@pytest.mark.parametrize("bn", ["cumulative", "ema"])
+def test_published_statistics_are_of_the_trainings_batches(root, bn):
+    found = measured(root, "--bn", bn, "--bn_images", "0", "--select", "family=line", "init_seed=1")[1]
+    path = runs.Path(of(found, family="line")[0]["path"])
+    config = runs.run_source(path, ["net"]).config
+    images = train.make_data(learn.argparse.Namespace(**config)).train
+    held = runs.load(path, point="vertex=1")
+    rows, augment = train.some_rows(images, 0), data.parse_augment(config["augment"], data.entry("digits"))
+    draws = images.draw(augment, seeding.stream(0, "statistics", "augment"))
+    evaluate.reestimate_bn(held.network, images, held.preprocessing, None, rows, 48, "fp32", bn, augment, draws)
+    said = evaluate.logits(held.network, data.load("digits", val_size=0).test, held.preprocessing).numpy()
+    file = max(path.glob("arrays/points-*.npz"), key=lambda f: f.stat().st_mtime)
+    assert np.allclose(runs.read_arrays(file)["logits"][-1], said, atol=2e-3)
+
+
 # ---- points of snapshots -------------------------------------------------------------------------------------------
 
 def some(count):

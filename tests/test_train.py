@@ -137,6 +137,7 @@ def test_the_milestones_of_dbviz():
 
 def test_multistep_at_given_and_at_automatic_epochs():
     assert np.allclose(rates("multistep", 4, milestones="1,3")[[9, 10, 29, 30]], [1, 0.1, 0.1, 0.01])
+    assert np.allclose(rates("multistep", 4, milestones="1,3", gamma=0.2)[[9, 10, 29, 30]], [1, 0.2, 0.2, 0.04])
     assert np.allclose(rates("multistep", 8)[[29, 30, 49, 50, 69, 70]], [1, 0.1, 0.1, 0.01, 0.01, 0.001])
 
 

@@ -1,0 +1,63 @@
+"""Saved results of star.compare: found, ordered by width and by the number of anchors, as a table. No torch."""
+
+from pathlib import Path
+
+from landscape import runs
+
+KINDS = {"star_held_out": "star to held-out", "star_anchor": "star to anchor", "anchor_held_out": "regular to regular",
+         "mean_held_out": "mean of anchors to held-out", "mean_anchor": "mean of anchors to anchor",
+         "best_held_out": "best anchor to held-out", "other_held_out": "other to held-out",
+         "other_anchor": "other to anchor"}  # fmt: skip
+# star = a regular + b as published over the widths of the MLP on MNIST, and what it was fitted to (starlight's files)
+PUBLISHED = {"widths": (4, 8, 16, 32, 64, 128, 256), "slope": 0.302, "offset": 0.007,
+             "regular": (0.368, 0.261, 0.312, 0.193, 0.049, 0.015, 0.006),
+             "star": (0.089, 0.117, 0.111, 0.063, 0.021, 0.008, 0.003)}  # fmt: skip
+
+
+def cell(found, kind, how, split="train", measure="loss_barrier"):
+    """The row of a summary with "value", "low" and "high", None where that was not measured."""
+    wanted = {"kind": kind, "align": how, "split": split, "measure": measure}
+    return next((r for r in found["summary"] if all(r[k] == v for k, v in wanted.items())), None)
+
+
+def comparisons(folder):
+    """The results of star.compare under a folder, of each star the last by name."""
+    held = [runs.read_json(f) for f in sorted(Path(folder).rglob("results.json")) if (f.parent / "done").exists()]
+    return list({found["star"]["path"]: found for found in held if found.get("kind") == "star"}.values())
+
+
+def by_width(results):
+    """[(width, results)] in ascending order, of the network and data with stars of most widths; of each width the star
+    of most anchors."""
+    held = {}
+    for found in sorted(results, key=lambda r: r["star"]["anchors"]):
+        star = found["star"]
+        held.setdefault((star["net"], star["dataset"]), {})[star["width"]] = found
+    return sorted(max(held.values(), key=len, default={}).items())
+
+
+def by_anchors(results):
+    """[(N, results)] in ascending order, of the network and data with stars of most numbers of anchors."""
+    held = {}
+    for found in results:
+        star = found["star"]
+        held.setdefault((star["net"], star["width"], star["dataset"]), {})[star["anchors"]] = found
+    return sorted(max(held.values(), key=len, default={}).items())
+
+
+def table(results):
+    """A row for each star: what it is, and loss barriers on both splits with their intervals."""
+    rows = []
+    for found in results:
+        for how in found["align"]:
+            row = {k: found["star"][k] for k in ("net", "width", "dataset", "anchors", "held_out")} | {"align": how}
+            for kind in ("star_held_out", "star_anchor", "anchor_held_out", "mean_held_out", "best_held_out"):
+                for part in ("train", "test"):
+                    value = cell(found, kind, how, part)
+                    row |= {f"{kind}_{part}{end}": value and value[k] for end, k in
+                            (("", "value"), ("_low", "low"), ("_high", "high"))}
+            for role in ("star", "anchor", "mean"):
+                some = [m for m in found["models"] if m["role"] == role]
+                row |= {f"{role}_{k}": sum(m[k] for m in some) / len(some) for k in ("train_loss", "test_accuracy")}
+            rows.append(row)
+    return sorted(rows, key=lambda r: (r["net"], r["dataset"], r["width"], r["anchors"], r["align"]))

@@ -1,0 +1,234 @@
+"""Stars beside regular networks: the program against star.barriers, paths, bends, figures, claims, scripts."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from landscape import claims as ledger
+from landscape import permute, runs, weights
+from landscape.errors import ContentError, FileProblem, UsageError
+from models.axes import axes_of
+from star import barriers, claims, compare, comparisons, plot, sources, starlight, stars
+from star import train as learn
+
+ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(1)
+SMALL = ["--net", "mlp1", "--dataset", "digits", "--train_size", "300", "--augment", "none", "--epochs", "8",
+         "--bs", "48", "--eval_every", "0", "--precision", "fp32", "--device", "cpu", "--threads", "1"]  # fmt: skip
+LINES = ["--points", "5", "--bn_images", "100", "--device", "cpu", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Networks of seeds 0 to 4 of two widths, and a star of seeds 0 to 2 for each width."""
+    root = tmp_path_factory.mktemp("compare")
+    for width in ("6", "12"):
+        sources.main([*SMALL, "--width", width, "--seeds", "0-4", "--runs", str(root)])
+        learn.main([*SMALL, "--width", width, "--anchors", str(root / "star_sources"), "--select", f"width={width}",
+                    "init_seed=0|1|2", "--seed", "100", "--runs", str(root)])
+    return root
+
+
+def measured(root, out, *more, width="12"):
+    """The results of star.compare on the star of a width."""
+    assert compare.main(["--stars", str(root / "star"), "--select", f"width={width}", "--held_out",
+                         str(root / "star_sources"), "--held_out_select", f"width={width}", "init_seed=3|4", *LINES,
+                         "--runs", str(out), *more]) == 0
+    (file,) = [f for f in Path(out).rglob("results.json") if runs.read_json(f)["star"]["width"] == int(width)]
+    return file.parent, runs.read_json(file)
+
+
+@pytest.fixture(scope="module")
+def found(root, tmp_path_factory):
+    return measured(root, tmp_path_factory.mktemp("out"), "--align", "none,weights")
+
+
+def source(root, seed, width=12):
+    (one,) = runs.find_models(root / "star_sources", select=[f"width={width}", f"init_seed={seed}"])
+    return str(one.path)
+
+
+def test_the_barriers_are_those_of_star_barriers(root, found, tmp_path):
+    folder, held = found
+    (star,) = runs.find_models(root / "star", select=["width=12"])
+    for kind, a, b in (("star_held_out", str(star.path), [source(root, s) for s in (3, 4)]),
+                       ("anchor_held_out", source(root, 0), [source(root, s) for s in (3, 4)])):
+        barriers.main(["-a", a, "-b", *b, "--align", "none,weights", *LINES, "--runs", str(tmp_path / kind)])
+        (file,) = (tmp_path / kind).rglob("results.json")
+        for theirs in runs.read_json(file)["lines"]:
+            number = {m["path"]: m["number"] for m in held["models"]}
+            ours = next(r for r in held["lines"] if (r["a"], r["b"], r["align"]) == (
+                number[a], number[b[theirs["b"] - 1]], theirs["align"]))
+            assert ours["kind"] == kind and ours["train"] == theirs["train"] and ours["test"] == theirs["test"]
+
+
+def test_every_pair_is_there_and_means_are_over_pairs(found):
+    folder, held = found
+    counts = {"star_held_out": 2, "star_anchor": 3, "anchor_held_out": 6, "mean_held_out": 2, "mean_anchor": 3}
+    for how in ("none", "weights"):
+        for kind, count in counts.items():
+            values = [r["train"]["loss_barrier"] for r in held["lines"] if (r["kind"], r["align"]) == (kind, how)]
+            row = comparisons.cell(held, kind, how)
+            assert len(values) == count == row["pairs"] and row["value"] == pytest.approx(np.mean(values))
+    regular = {}
+    for row in held["lines"]:
+        if (row["kind"], row["align"]) == ("anchor_held_out", "weights"):
+            regular.setdefault(row["a"], []).append(row["train"]["loss_barrier"])
+    best = comparisons.cell(held, "best_held_out", "weights")["value"]
+    assert best == pytest.approx(min(map(np.mean, regular.values())))
+    for name in ("barriers.csv", "models.csv", "starlight.yaml", "figures/barriers.png", "done"):
+        assert (folder / name).exists(), name
+    theirs = starlight.read(folder / "starlight.yaml")
+    assert [len(theirs[k]) for k in starlight.KINDS] == [6, 2, 3]
+
+
+def test_the_mean_is_that_of_aligned_anchors(root, found):
+    _, held = found
+    nets = [weights.of(runs.load(source(root, s)).network) for s in (0, 1, 2)]
+    network = runs.load(source(root, 0)).network
+    mean = stars.aligned_mean(nets, axes_of(network), 0)
+    plain = weights.combine(nets, [1 / 3] * 3)
+    perms = permute.match_together(nets, axes_of(network))
+    assert torch.allclose(mean["fc1.weight"], sum(permute.apply(n, axes_of(network), p)["fc1.weight"]
+                                                  for n, p in zip(nets, perms)) / 3)
+    assert not torch.allclose(mean["fc1.weight"], plain["fc1.weight"])
+    (row,) = [m for m in held["models"] if m["role"] == "mean"]
+    config = runs.run_source(Path(source(root, 0)), ["net"]).config
+    from landscape import cli, evaluate, train
+
+    data = train.make_data(cli.argparse.Namespace(**config))
+    network.load_state_dict(mean)
+    said = evaluate.score(network, data.test, runs.load(source(root, 0)).preprocessing)
+    assert row["test_accuracy"] == pytest.approx(said["accuracy"])
+    assert row["test_loss"] == pytest.approx(said["loss"], abs=1e-4)
+
+
+def test_a_path_over_the_star_is_two_lines():
+    def line(a, b, losses, barrier=0.0):
+        part = {"losses": losses, "loss_barrier": barrier}
+        return {"a": a, "b": b, "align": "none", "ts": [0.0, 0.5, 1.0], "train": part, "test": part}
+
+    rows = [line(0, 1, [0.4, 0.9, 0.2]), line(0, 2, [0.4, 0.5, 0.6]), line(1, 2, [0, 0, 0], 2.0)]
+    path = compare.path_over_the_star(rows, 1, 2, "none")
+    # 0.2 at 0, 0.9 at 1/4, 0.4 at 1/2 (the star), 0.5 at 3/4, 0.6 at 1: the ends' line is 0.3 at 1/4
+    assert path["train_over_star"] == pytest.approx(0.6) and path["train_straight"] == 2.0
+
+
+def test_bends_and_others_stand_beside(root, tmp_path):
+    from subspaces import train as curves
+
+    few = [a for a in SMALL if a not in ("--eval_every", "0")]
+    curves.main([*few, "--width", "12", "--family", "curve", "--ends", f"{source(root, 0)},{source(root, 1)}", "--beta",
+                 "0", "--runs", str(tmp_path)])
+    (bend,) = tmp_path.glob("subspaces/*")
+    _, held = measured(root, tmp_path / "out", "--bends", str(bend), "--others", source(root, 2),
+                       "--anchors_measured", "2", "--adaptive")
+    (one,) = held["bends"]
+    assert one["family"] == "curve" and len(one["train_losses"]) == 5 and one["train_barrier"] >= 0
+    ends = {m["path"]: m["train_loss"] for m in held["models"]}
+    assert one["train_losses"][0] == pytest.approx(ends[source(root, 0)], abs=1e-4)
+    assert one["train_losses"][-1] == pytest.approx(ends[source(root, 1)], abs=1e-4)
+    assert comparisons.cell(held, "other_held_out", "weights")["pairs"] == 2
+    assert comparisons.cell(held, "anchor_held_out", "weights")["pairs"] == 4 and len(held["paths"]) == 1
+    assert held["star"]["anchors"] == 3
+
+
+def test_several_stars_become_figures_a_table_and_claims(root, found, tmp_path, capsys):
+    out = found[0].parent.parent
+    measured(root, out, "--align", "none,weights", width="6")
+    assert plot.main([str(out), "--plot_path", str(tmp_path)]) == 0
+    assert (tmp_path / "width.png").exists() and len(list(tmp_path.glob("*/barriers.png"))) == 2
+    assert len((tmp_path / "stars.csv").read_text().splitlines()) == 5
+    assert claims.main([str(out), "--out", str(tmp_path / "claims.json")]) == 0
+    assert {c.id for c in ledger.read(tmp_path / "claims.json")} == {
+        "star:width-lower-006", "star:width-lower-012", "star:width-slope"}
+
+
+def test_what_it_refuses(root, found, tmp_path):
+    def refused(error, match, *argv):
+        with pytest.raises(error, match=match):
+            compare.main([*argv, *LINES, "--runs", str(tmp_path / "out")])
+        assert not (tmp_path / "out").exists()
+
+    star = ["--stars", str(root / "star"), "--select", "width=12"]
+    refused(UsageError, "no star is given")
+    refused(UsageError, "no star is given", "--stars", str(root / "star_sources"))
+    refused(UsageError, "no held-out network", *star)
+    refused(UsageError, "is an anchor of", *star, "--held_out", source(root, 3), source(root, 1))
+    refused(FileProblem, "nowhere", *star, "--held_out", "nowhere")
+    with pytest.raises(ContentError, match="differ in architecture: width"):
+        compare.main([*star, "--held_out", source(root, 3, 6), *LINES, "--runs", str(tmp_path / "b")])
+    with pytest.raises(FileProblem, match="no star was compared"):
+        claims.main([str(root / "star_sources"), "--out", str(tmp_path / "c.json")])
+
+
+def test_an_anchor_that_has_changed_is_found_out(root, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(source(root, 0), copy)
+    learn.main([*SMALL, "--width", "12", "--epochs", "1", "--anchors", str(copy), "--runs", str(tmp_path)])
+    shutil.copyfile(Path(source(root, 1)) / "model.safetensors", copy / "model.safetensors")
+    with pytest.raises(ContentError, match="no longer the network"):
+        compare.main(["--stars", str(tmp_path / "star"), "--held_out", source(root, 3), *LINES, "--runs",
+                      str(tmp_path / "out")])
+
+
+# ---- claims on made-up results -------------------------------------------------------------------------------------
+
+def made_up(star, regular, width=8, anchors=10, net="mlp1", noise=0.01, aligns=("none", "published", "weights")):
+    """Results of star.compare with barriers `star` and `regular` to three held-out networks, less a little for each."""
+    factor = {"none": 3.0, "published": 1.5, "weights": 1.0}
+    rows = []
+    for how in aligns:
+        for k in range(3):
+            for kind, a, height in (("star_held_out", 0, star), ("anchor_held_out", 1, regular),
+                                    ("anchor_held_out", 2, regular), ("mean_held_out", 3, 2 * star)):
+                barrier = height * factor[how] + noise * k
+                rows.append({"kind": kind, "a": a, "b": 10 + k, "align": how,
+                             "train": {"loss_barrier": barrier, "losses": [0.0, barrier, 0.0]}})
+    models = [{"number": n, "path": f"net{n}", "role": "x"} for n in (0, 1, 2, 3, 10, 11, 12)]
+    return {"kind": "star", "align": list(aligns), "lines": rows, "models": models,
+            "star": {"net": net, "width": width, "dataset": "digits", "anchors": anchors, "path": f"{net}{width}"}}
+
+
+def verdicts(results):
+    return {c.id.removeprefix("star:"): c.verdict for c in claims.judged(results)}
+
+
+def test_each_claim_is_judged_on_the_stars_that_it_is_of():
+    widths = [made_up(0.3 * r + 0.01, r, w) for w, r in ((4, 0.5), (8, 0.3), (16, 0.1))]
+    counts = [made_up(0.4 * n**-0.5, 0.5, 64, n, "resnet18") for n in (1, 2, 5, 10)]
+    good = verdicts([*widths, *counts])
+    assert set(good.values()) == {"holds"} and len(good) == 3 + 1 + 6
+    by_id = {c.id: c for c in claims.judged([*widths, *counts])}
+    assert by_id["star:width-slope"].value == pytest.approx(0.3) and by_id["star:width-slope"].n == 9
+    assert by_id["star:anchors"].value == pytest.approx(-0.5, abs=0.05)
+    assert by_id["star:width-lower-008"].value == pytest.approx(-0.2)
+    assert by_id["star:levelling"].value == pytest.approx(0.4 * (10**-0.5 - 5**-0.5))
+    bad = verdicts([*(made_up(0.9 * r + 0.1, r, w) for w, r in ((4, 0.5), (8, 0.3), (16, 0.1))),
+                    *(made_up(0.6 + 0.01 * n, 0.5, 64, n, "resnet18") for n in (1, 2, 5, 10))])
+    assert {k for k, v in bad.items() if v == "fails"} == {"width-lower-004", "width-lower-008", "width-lower-016",
+                                                           "width-slope", "lower", "anchors", "levelling"}
+    assert verdicts(widths).keys() == {"width-lower-004", "width-lower-008", "width-lower-016", "width-slope"}
+    assert verdicts([made_up(0.1, 0.5)]) == {}
+
+
+# ---- scripts -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("scale", ["cpu", "paper"])
+@pytest.mark.parametrize("name", ["fig_star_mnist_width.sh", "fig_star_cifar.sh"])
+def test_a_script_says_what_it_would_do(name, scale, tmp_path):
+    done = subprocess.run(["bash", f"scripts/{name}", "--scale", scale, "--dry_run"], cwd=ROOT, capture_output=True,
+                          text=True, check=False, env={"PATH": "/usr/bin:/bin", "RUNS": str(tmp_path / "runs")})
+    assert done.returncode == 0, done.stderr
+    modules = {"sources": sources, "train": learn, "compare": compare}
+    commands = [line.split() for line in done.stdout.splitlines() if line.startswith("python -m star.")]
+    assert {c[2] for c in commands} == {"star.sources", "star.train", "star.compare", "star.claims"}
+    for words in commands:
+        if words[2] != "star.claims":
+            modules[words[2].removeprefix("star.")].make_parser().settings(words[3:])
+    assert not (tmp_path / "runs").exists()

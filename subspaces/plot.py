@@ -2,8 +2,9 @@
 
     python -m subspaces.plot runs/subspaces --formats pdf,svg
 
-Where the folders hold results on corrupted images (subspaces.evaluate --corruption), the first one's figures/, or
---plot_path, gets one figure of all of them.
+Every run's figures go into its figures/ or, with --plot_path DIR, into DIR/<run>. Where the folders hold results on
+corrupted images (subspaces.evaluate --corruption), one figure of all of them goes into the first folder's figures/ or
+into DIR.
 """
 
 from pathlib import Path
@@ -23,8 +24,8 @@ def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
     redraw.redraw(args, FIGURES)
     if figure := corruptions([found for _, found in redraw.found(args.folders, FIGURES)]):
-        stem = Path(args.plot_path or f"{args.folders[0]}/figures") / "corruptions"
-        for path in plots.save(figure, stem, args.formats.split(",")):
+        place = Path(args.plot_path or Path(args.folders[0]) / "figures")
+        for path in plots.save(figure, place / "corruptions", args.formats.split(",")):
             print(f"figure: {path}")
     return 0
 

@@ -120,9 +120,9 @@ def test_a_config_runs_and_its_head_names_its_command(name, tmp_path, capsys, mo
         assert f"configs/{name}" in head
     timed = re.search(r"\d (CPU )?(seconds|minutes|hours)\b", head)
     assert timed or "not run yet" in head, "its head says how long it takes"
-    if "grid" in held:  # a sweep: its first run here, all of it in the tests of the sweep
+    if {"grid", "each"} & held.keys():  # a sweep: its first run here, all of it in the tests of the sweep
         first = {**held.get("base", {}), **(held.get("each") or [{}])[0]}
-        first |= {k: values[0] for k, values in held["grid"].items()}
+        first |= {k: values[0] for k, values in held.get("grid", {}).items()}
         argv = [f"--{k}" if v is True else f"--{k}={v}" for k, v in first.items() if v is not False]
     else:
         argv = ["--config", str(path)]

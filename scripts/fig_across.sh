@@ -6,7 +6,7 @@ study=across
 source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
 
 sweep "configs/fig_across_$scale.yaml"
-if [ "$scale" = cpu ]; then planes=50 images=2000; else planes=500 images=0; fi
+if [ "$scale" = cpu ]; then planes=50 images=1000; else planes=500 images=0; fi
 [ "$dry" = 1 ] && echo "python save_preds.py --load_net $made/regions --runs $runs --planes $planes"
 [ "$dry" = 1 ] || python save_preds.py --load_net "$runs/regions" --runs "$runs" --planes "$planes" ${flags[@]+"${flags[@]}"}
 out=results/across/claims.json

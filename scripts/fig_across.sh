@@ -6,12 +6,13 @@ study=across
 source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
 
 sweep "configs/fig_across_$scale.yaml"
-if [ "$scale" = cpu ]; then planes=50 images=1000; else planes=500 images=0; fi
+if [ "$scale" = cpu ]; then planes=50 images=1000 points=5; else planes=500 images=0 points=11; fi
 [ "$dry" = 1 ] && echo "python save_preds.py --load_net $made/regions --runs $runs --planes $planes"
 [ "$dry" = 1 ] || python save_preds.py --load_net "$runs/regions" --runs "$runs" --planes "$planes" ${flags[@]+"${flags[@]}"}
 out=results/across/claims.json
 [ "$smoke" = 1 ] && out=$made/claims.json
-tool -m landscape.pairs --members "$runs/regions" --images "$images" --bn_images "$images" --claims "$out"
+tool -m landscape.pairs --members "$runs/regions" --points "$points" --images "$images" \
+  --bn_images "$images" --claims "$out"
 [ "$dry" = 1 ] && exit 0
 newest=$(ls -td "$made"/across/pairs_* | head -n 1)
 keep pairs.csv "$newest/pairs.csv"

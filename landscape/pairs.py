@@ -70,18 +70,13 @@ def main(argv=None):
         print(f"{runs.state_of(runs.folder('across', args, 'pairs'))}: {runs.folder('across', args, 'pairs')}\n"
               f"{count} pairs of {len(networks)} networks: {', '.join(args.measures)}")
         return 0
-    with runs.start("across", args, "pairs") as run:
-        if not run.finished:
-            found = compute(args, run, networks, files)
-            runs.write_json(run.path / "results.json", found)
-            draw(args, run, found)
-            run.finish(found)
-        found = runs.read_json(run.path / "results.json")
-        show(found)
-        if args.claims:
-            claims.write(Path(args.claims), judged(found))
-            print(f"claims: {args.claims}")
-        print(f"results: {run.path / 'results.json'}\ntable: {run.path / 'pairs.csv'}")
+    folder, found = runs.measured("across", args, "pairs", lambda run: compute(args, run, networks, files),
+                                  lambda run, found: draw(args, run, found))
+    show(found)
+    if args.claims:
+        claims.write(Path(args.claims), judged(found))
+        print(f"claims: {args.claims}")
+    print(f"results: {folder / 'results.json'}\ntable: {folder / 'pairs.csv'}")
     return 0
 
 

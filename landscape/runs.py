@@ -258,6 +258,17 @@ def start(study, args, head=""):
     return run
 
 
+def measured(study, args, head, compute, draw):
+    """(folder, results) of a measurement: compute(run) gives its results as plain values, draw(run, results) its tables
+    and figures. A finished one is only read."""
+    with start(study, args, head) as run:
+        if not run.finished:
+            found = compute(run)
+            draw(run, found)
+            run.finish(found)
+        return run.path, read_json(run.path / "results.json")
+
+
 def opened(study, args, path, config):
     """The Run of a process that writes; see start."""
     if (path / "done").exists() and not args.force:  # no lock: others may read it too, and nobody need write here

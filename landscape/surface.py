@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from landscape import cli, plots, predictions, redraw, results, runs
+from landscape import cli, plots, predictions, redraw, results, runs, seeding
 from landscape.errors import FileProblem, UsageError
 from landscape.seeding import numpy_stream
 
@@ -407,8 +407,7 @@ def hessian(args, scene, network, trained):
     batches = [(x, y) for x, y, _ in images.batches(None, 256, trained.preprocessing)]
     operator = curvlinops.HessianLinearOperator(shell, torch.nn.CrossEntropyLoss(), parameters, batches,
                                                 check_deterministic=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(args.direction_seed)
+    with seeding.fork(args.direction_seed, "trace"):
         trace = float(curvlinops.hutchpp_trace(operator, num_matvecs=30))
     start = numpy_stream(args.direction_seed, "hessian").normal(size=operator.shape[0])
     values = eigsh(operator.to_scipy(dtype=np.float64), k=args.hessian, which="LA", v0=start,

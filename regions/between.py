@@ -54,14 +54,10 @@ def main(argv=None):
         print("\n".join([f"{'finished' if (path / 'done').exists() else 'computed'}: {path}",
                          *maps.names_between(sources, args.at)]))
         return 0
-    with runs.start("regions", args, head) as run:
-        if not run.finished:
-            found = compute(args, run, settings, sources)
-            runs.write_json(run.path / "results.json", found)
-            draw(args, run, found)
-            run.finish(found)
-        show(runs.read_json(run.path / "results.json"))
-        print(f"results: {run.path / 'results.json'}\ntable: {run.path / 'between.csv'}")
+    folder, found = runs.measured("regions", args, head, lambda run: compute(args, run, settings, sources),
+                                  lambda run, found: draw(args, run, found))
+    show(found)
+    print(f"results: {folder / 'results.json'}\ntable: {folder / 'between.csv'}")
     return 0
 
 

@@ -86,14 +86,10 @@ def main(argv=None):
         print(f"{state}: {path}\n{len(pairs)} pairs of {len(members)} networks, aligned by {', '.join(args.align)}; "
               f"BatchNorm {', '.join(args.bn)}")
         return 0
-    with runs.start("star", args, head) as run:
-        if not run.finished:
-            found = compute(args, run, members, pairs)
-            runs.write_json(run.path / "results.json", found)
-            draw(args, run, found)
-            run.finish(found)
-        show(runs.read_json(run.path / "results.json"))
-        print(f"results: {run.path / 'results.json'}")
+    folder, found = runs.measured("star", args, head, lambda run: compute(args, run, members, pairs),
+                                  lambda run, found: draw(args, run, found))
+    show(found)
+    print(f"results: {folder / 'results.json'}")
     return 0
 
 

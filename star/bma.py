@@ -77,14 +77,10 @@ def main(argv=None):
         print(f"{'finished' if (path / 'done').exists() else 'computed'}: {path}\n{args.draws} averages of "
               f"{args.members} members between {star.path} and {len(anchors)} anchors")
         return 0
-    with runs.start("star", args, head) as run:
-        if not run.finished:
-            found = compute(args, run, star, anchors)
-            runs.write_json(run.path / "results.json", found)
-            draw(args, run, found)
-            run.finish(found)
-        show(runs.read_json(run.path / "results.json"))
-        print(f"results: {run.path / 'results.json'}\ntable: {run.path / 'bma.csv'}")
+    folder, found = runs.measured("star", args, head, lambda run: compute(args, run, star, anchors),
+                                  lambda run, found: draw(args, run, found))
+    show(found)
+    print(f"results: {folder / 'results.json'}\ntable: {folder / 'bma.csv'}")
     return 0
 
 

@@ -99,14 +99,10 @@ def measure(args, star):
         print(f"{'finished' if (path / 'done').exists() else 'computed'}: {path}\na star of {len(groups['anchor'])} "
               f"anchors, {len(groups['held_out'])} held-out networks, aligned by {', '.join(args.align)}")
         return
-    with runs.start("star", args, head) as run:
-        if not run.finished:
-            found = compute(args, run, star, said, groups, members)
-            runs.write_json(run.path / "results.json", found)
-            draw(args, run, found)
-            run.finish(found)
-        show(runs.read_json(run.path / "results.json"))
-        print(f"results: {run.path / 'results.json'}")
+    folder, found = runs.measured("star", args, head, lambda run: compute(args, run, star, said, groups, members),
+                                  lambda run, found: draw(args, run, found))
+    show(found)
+    print(f"results: {folder / 'results.json'}")
 
 
 # ---- measuring -----------------------------------------------------------------------------------------------------

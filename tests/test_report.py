@@ -59,7 +59,7 @@ def curve(*losses):
 @pytest.fixture
 def root(tmp_path):
     """Two trainings, a third that is broken off, a measuring program, and a claim."""
-    argv = ["/home/me/main.py", "--net", "mlp", "--save_net", EVIL]
+    argv = ["elsewhere/main.py", "--net", "mlp", "--save_net", EVIL]
     one = make_run(tmp_path, "regions/a", {"net": "mlp", "lr": 0.1, "save_net": EVIL}, argv,
                    {"last": {"test_accuracy": 0.12345678, "test_loss": None}, "note": EVIL}, curve(2.0, 1.5))
     make_run(tmp_path, "regions/b", {"net": "mlp", "lr": 0.25, "save_net": ""}, [*argv[:3], "--lr", "0.25"],

@@ -21,7 +21,7 @@ WAIT = timedelta(minutes=10)  # for another process, before this one gives up
 
 def processes():
     """How many processes torchrun has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1  # others set WORLD_SIZE too
 
 
 def follows():

@@ -112,6 +112,8 @@ def test_what_several_processes_cannot_do_is_refused(monkeypatch):
 
     parallel.check(args("--train_mode", "mixup"))
     monkeypatch.setenv("WORLD_SIZE", "3")
+    parallel.check(args("--bs", "32"))  # of something else than torchrun
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     for flags, match in ((["--bs", "32"], "no multiple of the 3"), (["--bs", "33", "--train_mode", "mixup"], "mixup"),
                          (["--bs", "33", "--train_mode", "adv"], "adv")):
         with pytest.raises(UsageError, match=match):

@@ -11,7 +11,6 @@ pairs that share a network are not independent.
 """
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 
@@ -74,8 +73,7 @@ def main(argv=None):
                                   lambda run, found: draw(args, run, found))
     show(found)
     if args.claims:
-        claims.write(Path(args.claims), judged(found))
-        print(f"claims: {args.claims}")
+        claims.record(args.claims, judged(found))
     print(f"results: {folder / 'results.json'}\ntable: {folder / 'pairs.csv'}")
     return 0
 

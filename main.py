@@ -150,7 +150,7 @@ def anchor_ids(args):
 def plan(args, path):
     """What would be done, printed; nothing is written. path: the sources of --between."""
     if path:
-        print("\n".join(f"draw {name}" for name in maps.names_between(path, args.at)))
+        print("\n".join(f"draw {name}" for name in maps.names_between(path, args.at, args.along)))
         return 0
     if args.load_net:
         for source in runs.find_models(args.load_net, args.group_by.split(","), args.select):
@@ -261,7 +261,7 @@ def draw_between(args, sources):
         points = [p for p, _ in missing]
         path = between.load(args, sources, points, settings["dataset"], cli.set_up_device(args))
         compute(args, settings, missing, sources, path.at)
-    names = maps.names_between(sources, args.at)
+    names = maps.names_between(sources, args.at, args.along)
     save(args, [(sources[0].group, name, runs.read_arrays(f)) for name, f in zip(names, files)], folder)
     return 0
 

@@ -491,6 +491,9 @@ def add_between(parser, named=False):
                         "BatchNorm estimated anew at every point (--bn_images)")
     g.add_argument("--at", type=several(number(0)), default=[], metavar="T,T,…",
                    help="positions: 0 is the first network, 1 the second, 0.25 a quarter of the way; default: quarters")
+    g.add_argument("--along", default="", metavar="KEY",
+                   help="--between names one folder: its networks (--select) in the order of this setting, such as "
+                        "width, with no lines between them")
     g.add_argument("--align", default="none", choices=("none", "weights"),
                    help="weights: permute the hidden units of each network towards the one before it")
 

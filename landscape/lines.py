@@ -9,16 +9,20 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from landscape import data as datasets
 from landscape import evaluate, permute, weights
 from landscape.errors import ContentError
 from landscape.seeding import stream
 
 # What becomes of BatchNorm's running statistics at a point between two networks.
 NORMS = {"stored": "interpolated, as they are stored", "reset": "estimated anew at every point, the ends included",
-         "repair": "reset; and each layer's outputs get the interpolated means and deviations of the two networks'"}
+         "repair": "reset; and each layer's outputs get the interpolated means and deviations of the two networks'",
+         "published": "as starlight's find_barriers.py: at A as stored; elsewhere exponential averages over augmented "
+                      "batches of the training images"}
 ALIGNMENTS = ("none", "weights", "activations", "sinkhorn", "published")
 POINTS_AT_ONCE = 64  # weight dicts that share a pass, if they fit into
 BYTES_AT_ONCE = 2_000_000_000
+PUBLISHED_BS = 128  # of starlight's trainings
 
 
 @dataclass
@@ -32,13 +36,15 @@ class Scene:
     rows: object  # of train: the images for BatchNorm, for activations and for the search of adaptive points
     bs: int = 0
     bn_bs: int = 512
+    augment: object = None  # the usual one of the training set
 
     @classmethod
     def of(cls, network, data, normalize, bn_images, bs):
         """bn_images: that many of the training set, drawn once and for all; 0 for all."""
         order = torch.randperm(len(data.train), generator=stream(0, "batchnorm"))
         rows = order[:bn_images or None].sort().values
-        return cls(network.eval(), data.train, data.test, normalize, rows, bs)
+        return cls(network.eval(), data.train, data.test, normalize, rows, bs,
+                   augment=datasets.parse_augment("auto", data.entry))
 
     @property
     def normed(self):
@@ -81,12 +87,24 @@ def points(scene, line, ts):
         return evaluate.reestimate_bn(scene.network, scene.train, scene.normalize, found, scene.rows, scene.bn_bs)
     if line.norm == "repair":
         return repair(scene, line.a, line.b, found, ts)
-    return found
+    return as_published(scene, found) if line.norm == "published" else found
+
+
+def as_published(scene, networks):
+    """Networks with BatchNorm's statistics as training gathers them in one pass over scene.rows: exponential averages
+    (0.1 of each new batch) over batches of 128 augmented images in a drawn order. starlight's function of that purpose
+    begins at the statistics of A, which after a few dozen batches no longer matters; here they begin at 0 and 1."""
+    order, augmentation = (stream(0, "statistics", what) for what in ("order", "augment"))
+    rows = scene.rows[torch.randperm(len(scene.rows), generator=order)]
+    return evaluate.reestimate_bn(scene.network, scene.train, scene.normalize, networks, rows, PUBLISHED_BS, how="ema",
+                                  augment=scene.augment, draws=scene.train.draw(scene.augment, augmentation))
 
 
 def ends(scene, networks, norm):
     """[{"train": (losses (N,), right (N,)), "test": …}] of whole networks, with the statistics that norm says."""
-    if norm != "stored":
+    if norm == "published":
+        networks = as_published(scene, networks)
+    elif norm != "stored":
         networks = evaluate.reestimate_bn(scene.network, scene.train, scene.normalize, networks, scene.rows,
                                           scene.bn_bs)
     said = {part: said_at(scene, networks, images) for part, images in (("train", scene.train), ("test", scene.test))}

@@ -52,19 +52,18 @@ def check_attacked(args, sources):
 
 
 def find_between(args):
-    """The Sources that --between names, one each. Fills in --at: quarters of every line, where it was not given.
-    Raises UsageError and FileProblem."""
-    found = [find_models(path) for path in args.between]
-    for path, sources in zip(args.between, found):
-        if len(sources) > 1:
-            raise UsageError(f"--between {path} holds {len(sources)} networks: name runs or checkpoints")
-    last = len(found) - 1
+    """The Sources that --between names, one each, or with --along those of its one folder. Fills in --at where it was
+    not given: quarters of every line; with --along the networks themselves. Raises UsageError and FileProblem."""
+    sources = sorted_along(args) if args.along else [one_source(path) for path in args.between]
+    last = len(sources) - 1
     if last < 1:
-        raise UsageError("--between needs two networks, a comma between them")
-    args.at = args.at or [k / 4 for k in range(4 * last + 1)]
+        raise UsageError("--between needs two networks, a comma between them; --along finds them in a folder")
+    parts = 1 if args.along else 4
+    args.at = args.at or [k / parts for k in range(parts * last + 1)]
     if max(args.at) > last:
         raise UsageError(f"--at {max(args.at):g}: the last of {last + 1} networks stands at {last}")
-    sources = [s for s, in found]
+    if args.along and any(p % 1 for p in args.at):
+        raise UsageError("--along has no networks between the given ones: --at takes whole numbers")
     sets = {s.config.get("dataset", args.dataset) for s in sources}
     if len(sets) > 1:
         raise UsageError(f"the networks were trained on different data sets ({', '.join(sorted(sets))}): name networks "
@@ -72,14 +71,44 @@ def find_between(args):
     return sources
 
 
+def one_source(path):
+    sources = find_models(path)
+    if len(sources) > 1:
+        raise UsageError(f"--between {path} holds {len(sources)} networks: name runs or checkpoints, or give --along")
+    return sources[0]
+
+
+def sorted_along(args):
+    """The Sources in the folder --between in the order of the setting --along, of which each value comes once."""
+    if len(args.between) != 1:
+        raise UsageError(f"--along {args.along} orders the networks of one folder: --between DIR")
+    folder, key = args.between[0], args.along
+    sources = find_models(folder, select=args.select)
+    values = [s.config.get(key) for s in sources]
+    strange = [v for v in values if isinstance(v, bool) or not isinstance(v, int | float)]
+    if strange:
+        raise UsageError(f"--along {key}: a setting with a number in every run of {folder} is expected, such as width; "
+                         f"{strange[0]} is none (--select leaves runs out)")
+    for value in sorted(values):
+        if values.count(value) > 1:
+            raise UsageError(f"--between {folder}: {values.count(value)} networks have the {key} {value:g}; --select "
+                             "KEY=VALUE chooses one of each")
+    return [s for _, s in sorted(zip(values, sources), key=lambda pair: pair[0])]
+
+
 def between_settings(args, sources):
     """What determines the networks of a path, besides their positions."""
     return {"between": [digest(s, args.which) for s in sources], "align": args.align, "bn_images": args.bn_images}
 
 
-def names_between(sources, positions):
-    """What the networks at these positions are called: a given one by its name."""
-    return [f"{p:g}: {sources[int(p)].seed_name}" if p % 1 == 0 else f"{p:g}" for p in positions]
+def names_between(sources, positions, along=""):
+    """What the networks at these positions are called: a given one by its name, or by its value of a setting."""
+    def name(p):
+        if p % 1:
+            return f"{p:g}"
+        return f"{along} {sources[int(p)].config[along]:g}" if along else f"{p:g}: {sources[int(p)].seed_name}"
+
+    return [name(p) for p in positions]
 
 
 def point_settings(args):

@@ -469,20 +469,24 @@ def convergence_figure(measures, level):
 
 
 @styled
-def between_figure(rows, level):
+def between_figure(rows, level, along=""):
     """A Figure over the positions of a path of networks, from the rows of regions.between: agreement of class maps with
-    the first and the last network, with bands; loss and accuracy on the test set. Grey lines: the given networks."""
+    the first and the last network, with bands; loss and accuracy on the test set. Grey lines: the given networks.
+    along: the setting whose values take the place of positions."""
     fig, axes = figure(1, 3, width=10.0, height=2.8)
-    x = [r["position"] for r in rows]
+    x = [r["along" if along else "position"] for r in rows]
     cells = {end: [f"agreement_{end}{k}" for k in ("", "_low", "_high")] for end in ("first", "last")}
     agreement = {f"with the {end} network": tuple([r[k] for r in rows] for k in keys) for end, keys in cells.items()}
     curves(axes[0], x, agreement, ylabel="agreement of class maps", markers=True)
     curves(axes[1], x, {"loss": [r["loss"] for r in rows]}, ylabel="test loss (nats)", markers=True)
     curves(axes[2], x, {"accuracy": [r["accuracy"] for r in rows]}, ylabel="test accuracy", markers=True)
     for ax in axes:
-        ax.set_xlabel("position (whole: a given network)")
-        for given in range(int(max(x)) + 1):
+        ax.set_xlabel(along or "position (whole: a given network)")
+        for given in x if along else range(int(max(x)) + 1):
             ax.axvline(given, color="0.75", linewidth=0.8, zorder=0)
+        if along and min(x) > 0 and max(x) > 8 * min(x):
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(x, [f"{v:g}" for v in x])
     fig.supxlabel(f"bands: {level:.0%} intervals over planes", fontsize=8)
     return fig
 

@@ -2,11 +2,13 @@
 
     python -m regions.between --between RUN,RUN --planes 100
     python -m regions.between --between ANCHOR,STAR,HELD_OUT --align weights
+    python -m regions.between --between runs/double_descent --along width --select noise_rate=0.2 init_seed=0
 
 The networks lie on the straight lines from each given one to the next, their BatchNorm estimated anew at every point;
-main.py --between draws their regions. On the same seeded planes through three images each of them says a class map;
-agreement and mean IoU of these with the first and with the last network's, intervals over planes, stand beside loss and
-accuracy on the test set. Class maps are kept, and those that are there are not computed again.
+main.py --between draws their regions. With --along they are the networks of a folder in the order of one setting, as
+over the peak of double descent, with nothing between them. On the same seeded planes through three images each of them
+says a class map; agreement and mean IoU of these with the first and with the last network's, intervals over planes,
+stand beside loss and accuracy on the test set. Class maps are kept, and those that are there are not computed again.
 """
 
 import json
@@ -23,6 +25,7 @@ def make_parser():
     g = parser.group("networks", named=True)
     g.add_argument("--which", default="model", choices=("model", "best"),
                    help="of a run: the last weights, or the best on its validation set")
+    cli.add_select(g)
     g.add_argument("--bn_images", type=cli.natural, default=5000,
                    help="training images from which BatchNorm statistics are estimated; 0: all")
     cli.add_foreign(parser, net="ResNet", named=True)
@@ -52,7 +55,7 @@ def main(argv=None):
     if args.dry_run:
         path = runs.folder("regions", args, head)
         print("\n".join([f"{'finished' if (path / 'done').exists() else 'computed'}: {path}",
-                         *maps.names_between(sources, args.at)]))
+                         *maps.names_between(sources, args.at, args.along)]))
         return 0
     folder, found = runs.measured("regions", args, head, lambda run: compute(args, run, settings, sources),
                                   lambda run, found: draw(args, run, found))
@@ -100,8 +103,12 @@ def compute(args, run, settings, sources):
     progress.close()
     held = [runs.read_arrays(file, maps.NEEDS) for file in files]
     rows = table(held, args.at, len(data.entry.classes), args.level)
+    if args.along:
+        for row in rows:
+            row["along"] = sources[int(row["position"])].config[args.along]
     return {"kind": "between", "settings": settings, "level": args.level, "images": len(test),
-            "networks": [str(s.path) for s in sources], "names": maps.names_between(sources, args.at), "rows": rows}
+            "networks": [str(s.path) for s in sources], "names": maps.names_between(sources, args.at, args.along),
+            "along": args.along, "rows": rows}
 
 
 def table(held, positions, classes, level):
@@ -146,7 +153,7 @@ def draw(args, run, found):
 
     results.write_csv(run.path / "between.csv", found["rows"], list(found["rows"][0]))
     run.sink.table("between", found["rows"])
-    redraw.show(run, {"between": plots.between_figure(found["rows"], found["level"])}, args.formats)
+    redraw.show(run, {"between": plots.between_figure(found["rows"], found["level"], found.get("along"))}, args.formats)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def main(argv=None):
         for name, fig in plots.agreement_figures(held, {s: s for s in held["scores"]}).items():
             figures[f"{name}_{folder}"] = fig
     for folder, held in paths.items():
-        figures[f"between_{folder.name}"] = plots.between_figure(held["rows"], held["level"])
+        figures[f"between_{folder.name}"] = plots.between_figure(held["rows"], held["level"], held.get("along"))
     for name, fig in figures.items():
         for path in plots.save(fig, Path(args.plot_path) / name, args.formats.split(",")):
             print(f"figure: {path}")

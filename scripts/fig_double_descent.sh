@@ -16,9 +16,9 @@ sweep "configs/fig_double_descent_$scale.yaml" ${few[@]+"${few[@]}"}
 sweep "configs/fig_double_descent_order_$scale.yaml" ${fewer[@]+"${fewer[@]}"}
 load="$runs/double_descent"
 if [ "$scale" = cpu ]; then
-  planes=20 points=100 shown='width=1|3|4|6|12' late='width=4|12' orders='width=2|4|12'
+  planes=20 across=100 points=100 shown='width=1|3|4|6|12' late='width=4|12' orders='width=2|4|12'
 else
-  planes=1000 points=5000 shown='width=1|4|7|10|20|64' late='width=10|64'
+  planes=1000 across=1000 points=5000 shown='width=1|4|7|10|20|64' late='width=10|64'
   orders='width=1|2|4|6|8|10|12|16|20|40|64'
 fi
 
@@ -43,6 +43,10 @@ tool -m double_descent.measure --load_net "$load" --select 'order_seed=0|1|2' no
 one=(--column_by width --group_by noise_rate --split train --resolution 100 --select init_seed=0 order_seed=0 "$shown")
 tool main.py --load_net "$load" --anchors one_mislabelled --plot_path "$made/figures/wrong" \
   --save_triplets "$made/figures/wrong.json" "${one[@]}" noise_rate=0.2                      # Figure 9
+for rate in $rates; do  # which networks say what the widest one says, and where is the peak?
+  tool -m regions.between --between "$load" --along width --select order_seed=0 init_seed=0 "noise_rate=$rate" \
+    --planes "$across" --resolution 50
+done
 if [ "$dry" = 1 ]; then
   echo "python main.py --load_net $load --imgs IDS --plot_path $made/figures/both ${one[*]} noise_rate=0.0|0.2"
   echo "python -m double_descent.claims $made/double_descent --out results/double_descent/claims.json"

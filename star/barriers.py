@@ -19,7 +19,7 @@ from landscape.errors import ContentError, FileProblem, UsageError
 from star import starlight
 
 ALIGNMENTS = ("none", "weights", "activations", "sinkhorn", "published")
-NORMS = ("stored", "reset", "repair")
+NORMS = ("stored", "reset", "repair", "published")
 
 
 def three(text):
@@ -56,9 +56,10 @@ def make_parser():
     g.add_argument("--as_published", action="store_true",
                    help="--align published besides: weight matching without what rebasin 0.0.47 omits")
     g.add_argument("--bn", type=cli.several_of(NORMS), default=["reset"], metavar="HOW,…",
-                   help="some of stored, reset, repair: BatchNorm's statistics as stored and interpolated, estimated "
-                        "anew at each point, or with each layer's outputs rescaled too (networks without BatchNorm "
-                        "have no reset)")
+                   help="some of stored, reset, repair, published: BatchNorm's statistics as stored and interpolated, "
+                        "estimated anew at each point, with each layer's outputs rescaled too, or as starlight has "
+                        "them: A's as stored, elsewhere averaged over augmented batches with momentum 0.1 (networks "
+                        "without BatchNorm have no reset and no published)")
     g = parser.group("output as starlight's")
     g.add_argument("--kind", default="anchor_held_out", choices=starlight.KINDS,
                    help="the list in its YAML form that these pairs are")
@@ -188,7 +189,8 @@ def compute(args, run, members, pairs):
     device = cli.set_up_device(args)
     nets = load(args, members, device)
     scene, axes = scene_of(args, nets, device)
-    norms = list(dict.fromkeys("stored" if n == "reset" and not scene.normed else n for n in args.bn))
+    norms = list(dict.fromkeys("stored" if n in ("reset", "published") and not scene.normed else n
+                               for n in args.bn))
     rows = measured(args, run, scene, nets.weights, pairs, axes, norms)
     models = [{"path": str(m.path), "name": m.seed_name, "group": m.group} for m in members]
     return {"kind": "barriers", "level": args.level, "align": args.align, "bn": norms, "adaptive": args.adaptive,
@@ -230,6 +232,8 @@ def measured(args, run, scene, weights, pairs, axes, norms, keep=True):
             own[norm] = engine.ends(scene, weights, norm)
         if "repair" in norms:
             own["repair"] = own["reset" if scene.normed else "stored"]
+        if "published" in norms and "stored" not in own:
+            own["stored"] = engine.ends(scene, weights, "stored")
     progress = runs.Progress(len(files), "lines", len(files) - len(missing))
     together = max(1, engine.POINTS_AT_ONCE // (3 if args.adaptive else len(ts) - 2))
     for start in range(0, len(missing), together):
@@ -237,7 +241,8 @@ def measured(args, run, scene, weights, pairs, axes, norms, keep=True):
         for i, j, how, _ in keys:
             if (i, j, how) not in aligned:
                 aligned[i, j, how] = engine.align(how, scene, weights[i], weights[j], axes, args.match_seed)
-        some = [engine.Line(weights[i], aligned[i, j, how][0], norm, both(own[norm], i, j))
+        some = [engine.Line(weights[i], aligned[i, j, how][0], norm,
+                            both(own["stored" if norm == "published" else norm], own[norm], i, j))
                 for i, j, how, norm in keys]
         if args.adaptive:
             highest = engine.find_highest(scene, some)
@@ -259,11 +264,12 @@ def measured(args, run, scene, weights, pairs, axes, norms, keep=True):
     return [json.loads(str(runs.read_arrays(file, ("line",), ("line",))["line"])) for file in files.values()]
 
 
-def both(own, i, j):
-    """What networks i and j say, as the ends of a line."""
+def both(first, second, i, j):
+    """What networks i and j say, as the ends of a line; first and second: what all networks say as its first and as
+    its second end."""
     import numpy as np
 
-    return {part: tuple(np.stack([x, y]) for x, y in zip(own[i][part], own[j][part])) for part in own[i]}
+    return {part: tuple(np.stack([x, y]) for x, y in zip(first[i][part], second[j][part])) for part in first[i]}
 
 
 def describe(key, line, found, ts, far, before, level):

@@ -86,7 +86,8 @@ def trained_pair(bench):
 
 def own_barrier(scene, a, b, ts=None):
     """{"train": curve, "test": curve} of a line as star.barriers measures it; at ts, or adaptive."""
-    one = lines.Line(a, b, "reset", barriers.both(lines.ends(scene, [a, b], "reset"), 0, 1))
+    own = lines.ends(scene, [a, b], "reset")
+    one = lines.Line(a, b, "reset", barriers.both(own, own, 0, 1))
     if ts is None:
         ts = [0.0, lines.find_highest(scene, [one])[0], 1.0]
     (found,) = lines.measure(scene, [one], ts)

@@ -5,9 +5,10 @@
 A member is (1-t) star + t anchor, its anchor aligned to the star, t uniform; the average is of the members' softmax
 (Sonthalia et al. 2024, arXiv 2403.07968). Beside it stand the deep ensemble of the same anchors, the star, single
 anchors, and the mean of the weights of star-aligned anchors. BatchNorm is estimated anew for every one of them, in one
-pass. Accuracy, log-likelihood, Brier score, calibration error; and how well confidence and entropy tell wrong answers
-from right ones, and foreign images from the test set's (AUROC, exact). Intervals of averages are over --draws of their
-members, those of single anchors over networks.
+pass. Accuracy, log-likelihood, Brier score, calibration error, the second and the last also after temperature scaling
+(each half of the test set with the temperature that suits the other half); and how well confidence and entropy tell
+wrong answers from right ones, and foreign images from the test set's (AUROC, exact). Intervals of averages are over
+--draws of their members, those of single anchors over networks.
 """
 
 import numpy as np
@@ -20,6 +21,8 @@ PREDICTORS = {"bma": "star-domain average", "ensemble": "deep ensemble", "differ
               "star": "star", "mean": "mean of the anchors", "anchor": "single anchors"}
 QUALITY = {"accuracy": "accuracy", "nll": "negative log-likelihood (nats)", "brier": "Brier score",
            "ece": "calibration error"}
+TEMPERED = {"nll_tempered": "negative log-likelihood after temperature scaling (nats)",
+            "ece_tempered": "calibration error after temperature scaling"}  # the temperature from the other half
 SIGNS = {"confidence": "highest probability", "entropy": "entropy"}
 
 
@@ -205,6 +208,9 @@ def scores(probs, labels, foreign):
     own = probs[0]
     wrong = own.argmax(2) != labels
     out = {k: v for k, v in metrics.subset_scores(own, labels, np.eye(len(own), dtype=bool)).items() if k in QUALITY}
+    scaled = [metrics.tempered(p, labels) for p in own]
+    out["nll_tempered"] = [metrics.nll(np.log(np.maximum(p, 1e-300)), labels) for p in scaled]
+    out["ece_tempered"] = [metrics.ece(p, labels) for p in scaled]
     signs = [{"confidence": -p.max(2), "entropy": metrics.entropy(p)} for p in probs]  # high where in doubt
     for sign in SIGNS:
         out[f"wrong_{sign}"] = [auroc(w, s) for w, s in zip(wrong, signs[0][sign])]
@@ -234,7 +240,7 @@ def table(single, averages, chosen, labels, foreign, level):
                   "star": alone[name][:1], "mean": alone[name][1:2], "anchor": alone[name][2:]}
         for predictor, some in values.items():
             found = (None, None, None) if None in some else results.bootstrap(some, level=level)
-            most = {"nll": np.inf, "brier": 2}.get(name, 1)
+            most = {"nll": np.inf, "nll_tempered": np.inf, "brier": 2}.get(name, 1)
             least = -most if predictor == "difference" else 0
             low, high = (e if e is None else float(np.clip(e, least, most)) for e in found[1:])
             rows.append({"predictor": predictor, "measure": name, "value": found[0], "low": low, "high": high,

@@ -146,3 +146,27 @@ def test_what_is_refused_and_that_given_networks_need_no_line(root, tmp_path):
         between.main(["--runs", str(tmp_path)])
     assert main.main(["--between", f"{one},{wide}", "--at", "0,1", *PLANE, "--runs", str(tmp_path)]) == 0
     assert len(list(tmp_path.rglob("plane-*.npz"))) == 2
+
+
+def test_along_a_setting_the_networks_of_a_folder_are_the_path(root, tmp_path, capsys):
+    """Two widths: the widest comes last, and each network is what --load_net has of it."""
+    argv = ["--between", str(root / "regions"), "--along", "width", "--select", "net=mlp", "init_seed=0"]
+    assert between.main([*argv, *PLANES, "--runs", str(tmp_path)]) == 0
+    (file,) = tmp_path.rglob("results.json")
+    found = json.loads(file.read_text(), parse_constant=pytest.fail)
+    assert [(r["position"], r["along"]) for r in found["rows"]] == [(0, 12), (1, 16)]
+    assert found["networks"] == [run_of(root, "mlp", 0), run_of(root, "mlp", 0, 16)]
+    one, two = (runs.read_arrays(file.parent / "arrays" / f"class_maps-{k}.npz")["labels"] for k in range(2))
+    same = pytest.approx((one == two).mean())
+    assert found["rows"][1]["agreement_first"] == same and found["rows"][0]["agreement_last"] == same
+    assert "width 12" in capsys.readouterr().out
+    assert main.main([*argv, *PLANE, "--runs", str(tmp_path / "drawn")]) == 0
+    assert len(list((tmp_path / "drawn").rglob("plane-*.npz"))) == 2 and list((tmp_path / "drawn").rglob("*.png"))
+    for more, match in ((["--select", "net=mlp"], "2 networks have the width 12; --select"),
+                        (["--along", "net"], "mlp is none"), (["--at", "0.5"], "whole numbers"),
+                        (["--along", "nonsense"], "None is none"),
+                        (["--between", f"{root},{root / 'regions'}"], "orders the networks of one folder"),
+                        (["--select", "net=mlp", "width=16"], "--between needs two networks")):
+        with pytest.raises(UsageError, match=match):
+            between.main([*argv, *more, *PLANES, "--runs", str(tmp_path / "no")])
+    assert not (tmp_path / "no").exists()

@@ -50,7 +50,8 @@ def value(found, predictor, measure):
 def test_among_identical_networks_everything_is_the_single_network(root, tmp_path):
     found, _ = average(root, tmp_path, "--draws", "2", "--ood", "fake", anchors="s")
     measures = {r["measure"] for r in found["rows"]}
-    assert measures == {*bma.QUALITY, "wrong_confidence", "wrong_entropy", "fake_confidence", "fake_entropy"}
+    auroc = {f"{what}_{sign}" for what in ("wrong", "fake") for sign in bma.SIGNS}
+    assert measures == {*bma.QUALITY, *bma.TEMPERED, *auroc}
     for measure in measures:
         assert value(found, "difference", measure) == pytest.approx(0, abs=1e-4)
         for predictor in ("bma", "ensemble", "mean", "anchor"):

@@ -29,7 +29,7 @@ WITHIN = {
                 "data", "maps", "train", "evaluate"},
     "report": {"claims", "cli", "plots", "results", "runs"},
     "cli": {"seeding", "runs", "data", "parallel"}, "refine": {"seeding"}, "permute": {"weights", "seeding"},
-    "lines": {"evaluate", "permute", "weights", "seeding"},
+    "lines": {"data", "evaluate", "permute", "weights", "seeding"},
     "pairs": {"claims", "cli", "data", "lines", "maps", "metrics", "permute", "plots", "predictions", "redraw",
               "results", "runs", "seeding", "weights"},
 }  # fmt: skip

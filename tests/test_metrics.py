@@ -349,3 +349,23 @@ def test_scores_of_subsets_refuse_what_is_none():
         metrics.subset_scores(probs, labels, np.ones((1, 3), bool))
     with pytest.raises(ValueError, match="sum to 1"):
         metrics.subset_scores(2 * probs, labels, np.ones((1, 4), bool))
+
+
+def test_tempered_takes_back_a_temperature_and_helps_an_overconfident_network():
+    """Labels are drawn from softmax(z): scaled by any factor, the probabilities come back near the true ones, and they
+    are what a search over a fine grid of temperatures on the other half gives."""
+    rng = np.random.default_rng(3)
+    z = rng.normal(size=(2000, 4)) * 2
+    true = metrics.softmax(z)
+    labels = (rng.random((2000, 1)) > true.cumsum(1)).sum(1)
+    once, sharp = metrics.tempered(true, labels), metrics.tempered(metrics.softmax(5 * z), labels)
+    assert np.allclose(once, sharp, atol=1e-3) and np.abs(once - true).mean() < 0.02
+    assert metrics.nll(5 * z, labels) > 1.5 * metrics.nll(np.log(sharp), labels)
+    assert (sharp.argmax(1) == z.argmax(1)).all() and np.allclose(sharp.sum(1), 1)
+    for half, other in ((0, 1), (1, 0)):
+        grid = np.geomspace(0.5, 2, 2001)
+        best = grid[np.argmin([metrics.nll(z[other::2] / t, labels[other::2]) for t in grid])]
+        assert np.allclose(once[half::2], metrics.softmax(z[half::2] / best), atol=1e-3)
+    assert np.isfinite(metrics.tempered(np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 1]))).all()
+    with pytest.raises(ValueError, match="two examples"):
+        metrics.tempered(true[:1], labels[:1])

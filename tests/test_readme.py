@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 STUDIES = ("regions", "double_descent", "ensembles", "subspaces", "star")
 SMOKED = ("main", "save_preds", "calculate_iou", "landscape.pairs", "landscape.surface")  # and all of the studies
+PARSED = ("scripts.benchmark", "star.starlight")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
@@ -56,30 +57,33 @@ def workspace(tmp_path, monkeypatch):
     sys.modules.pop("mynets", None)
 
 
-def run(command):
-    """Run a command in this process, tiny. Downloads and what starts processes of its own are only parsed."""
+def prepared(command):
+    """(module, argv) of a command, tiny; in the place of a download stands a check of the bundled digits."""
     words = shlex.split(command, comments=True)[1:]
     name = words.pop(1) if words[0] == "-m" else words[0].removesuffix(".py").replace("/", ".")
     argv = words[1:]
     if name == "models":
         name = "models.__main__"
     module = importlib.import_module(name)
-    if name == "scripts.benchmark":
-        module.make_parser().settings(argv)
-        return 0
     if name == "landscape.data" and argv[0] == "fetch":
         argv = ["verify", "digits"] if argv[1] in module.DATASETS else argv
     elif name == "scripts.sweep":
         argv = ["plan", *argv[1:], "--smoke"]
     elif name in [f"{study}.plot" for study in STUDIES]:
         argv = [a.replace("runs/", "runs/smoke/") for a in argv]
-    elif name == "star.starlight":
-        module.make_parser().settings(argv)
-        return 0
     elif name == "subspaces.convert":
         argv = [*argv, "--dataset", "digits", "--normalize", "dataset"]
-    elif name in SMOKED or name.split(".")[0] in STUDIES:
+    elif name not in PARSED and (name in SMOKED or name.split(".")[0] in STUDIES):
         argv = [*argv, "--smoke"]
+    return module, argv
+
+
+def run(command):
+    """Run a command in this process, tiny. What starts processes of its own is only parsed."""
+    module, argv = prepared(command)
+    if module.__name__ in PARSED:
+        module.make_parser().settings(argv)
+        return 0
     return module.main(argv) or 0
 
 

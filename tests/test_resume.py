@@ -57,8 +57,13 @@ def outcome(root):
 
 
 def no_half_file(root):
-    """Whatever lies there under its own name is whole; nothing calls itself done."""
+    """Nothing calls itself done, and what lies there is whole."""
     assert not list(Path(root).glob("regions/*/done"))
+    readable(root)
+
+
+def readable(root):
+    """Whatever lies under root under its own name can be read."""
     for file in Path(root).rglob("*"):
         if file.name.startswith(".") or file.is_dir():
             continue

@@ -475,14 +475,17 @@ def between_figure(rows, level, along=""):
     along: the setting whose values take the place of positions."""
     fig, axes = figure(1, 3, width=10.0, height=2.8)
     x = [r["along" if along else "position"] for r in rows]
-    cells = {end: [f"agreement_{end}{k}" for k in ("", "_low", "_high")] for end in ("first", "last")}
-    agreement = {f"with the {end} network": tuple([r[k] for r in rows] for k in keys) for end, keys in cells.items()}
+    agreement = {}
+    for end, own in (("first", rows[0]), ("last", rows[-1])):  # along a setting, not that of the end with itself
+        keys = [f"agreement_{end}{k}" for k in ("", "_low", "_high")]
+        word = f"with the network of {along} {own['along']:g}" if along else f"with the {end} network"
+        agreement[word] = tuple([None if along and r is own else r[k] for r in rows] for k in keys)
     curves(axes[0], x, agreement, ylabel="agreement of class maps", markers=True)
     curves(axes[1], x, {"loss": [r["loss"] for r in rows]}, ylabel="test loss (nats)", markers=True)
     curves(axes[2], x, {"accuracy": [r["accuracy"] for r in rows]}, ylabel="test accuracy", markers=True)
     for ax in axes:
         ax.set_xlabel(along or "position (whole: a given network)")
-        for given in x if along else range(int(max(x)) + 1):
+        for given in [] if along else range(int(max(x)) + 1):
             ax.axvline(given, color="0.75", linewidth=0.8, zorder=0)
         if along and min(x) > 0 and max(x) > 8 * min(x):
             ax.set_xscale("log", base=2)

@@ -64,5 +64,11 @@ keep deep_width.png "$widths/figures/double_descent.png"
 keep deep_training_points.png "$widths/figures/training_points.png"
 keep deep_orders.png "$(newest "$made/double_descent/deep_*init_seed=0*")/figures/double_descent.png"
 keep deep_epochs.png "$(newest "$made/double_descent/deep_*along=epoch*")/figures/double_descent.png"
+for rate in $rates; do
+  [ "$rate" = 0.1 ] && continue
+  across=$(grep -l "noise_rate=$rate" "$made"/regions/between_*/meta.json | xargs ls -t | head -n 1)
+  keep "deep_agreement_$rate.png" "$(dirname "$across")/figures/between.png"
+  keep "deep_agreement_$rate.csv" "$(dirname "$across")/between.csv"
+done
 keep deep_regions_wrong.png "$(newest "$made/figures/wrong/*.png")"
 keep deep_regions_both.png "$(newest "$made/figures/both/*.png")"

@@ -6,6 +6,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 for script in scripts/*.sh .ci/run; do bash -n "$script"; done
 ruff check .
 if [ "${1:-}" = --slow ]; then
-  exec python -m pytest -m slow -s "${@:2}"
+  exec python -m pytest -m slow "${@:2}"
 fi
 python -m pytest -n "${TEST_PROCESSES:-2}" --durations=10 "$@"

@@ -16,6 +16,17 @@ from landscape import cli, maps, runs
 from landscape.errors import ContentError, Interrupted, UsageError
 
 
+def part(text):
+    """A type for --part: K/N, with K from 1 to N."""
+    try:
+        k, n = map(int, text.split("/"))
+    except ValueError:
+        k, n = 0, 0
+    if not 1 <= k <= n:
+        raise cli.argparse.ArgumentTypeError(f"K/N with K from 1 to N is expected, such as 1/2, not {text!r}")
+    return text
+
+
 def make_parser():
     parser = cli.Parser("save_preds.py", __doc__)
     cli.add_maps(parser)
@@ -31,6 +42,8 @@ def make_parser():
     cli.add_point(g)
     cli.add_select(g)
     cli.add_foreign(parser, net="ResNet")
+    g.add_argument("--part", type=part, default="1/1", metavar="K/N",
+                   help="only every N-th of these networks from the K-th on, for processes that share them out")
     g = parser.group("computing")
     g.add_argument("--map_precision", default="auto", choices=("auto", "fp32", "bf16"),
                    help="bf16 labels points near boundaries again in fp32; auto: bf16 where the device has it")
@@ -46,6 +59,11 @@ def main(argv=None):
     maps.follow_triplets(args)
     sources = runs.find_models(args.load_net, select=args.select)
     settings = maps.settings(args, sources)
+    first, step = map(int, args.part.split("/"))
+    if first > len(sources):
+        print(f"--part {args.part}: there are {len(sources)} networks, none is left for this process")
+        return 0
+    every, sources = sources, sources[first - 1::step]
     files = [runs.measure_folder(s, args.runs) / "arrays" / maps.file_name(settings) for s in sources]
     todo = [(s, f) for s, f in zip(sources, files) if args.force or not complete(f, settings)]
     if args.dry_run:
@@ -53,7 +71,7 @@ def main(argv=None):
             print(f"{'compute' if (source, file) in todo else 'done'}: {source.group}: {file}")
         return 0
     if todo or args.save_triplets:
-        compute(args, settings, todo, sources)
+        compute(args, settings, todo, every)
     print(f"{'group':<24} {'planes':>6} {'points':>8} {'rechecked':>10} {'largest class':>14}  file")
     for source, file in zip(sources, files):
         row = summary(file)

@@ -56,6 +56,12 @@ def write_bytes(path, data):
         raise FileProblem(f"cannot write {path}: {(e.strerror or str(e)).lower()}; {MEND}") from e
 
 
+def tidy(path):
+    """Delete the half files that processes killed in write_bytes have left under a folder, which nobody else writes."""
+    for leftover in Path(path).rglob(".*.tmp-*"):
+        leftover.unlink(missing_ok=True)
+
+
 def write_json(path, value):
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
@@ -280,8 +286,7 @@ def opened(study, args, path, config):
                 release(lock)
                 return Run(path, config, True, open_sink(None, path, config, None), time.time(), None)
             clear(path)
-        for leftover in path.rglob(".*.tmp-*"):
-            leftover.unlink(missing_ok=True)
+        tidy(path)
         import yaml
 
         write_bytes(path / "config.yaml", yaml.safe_dump(config, sort_keys=True).encode())

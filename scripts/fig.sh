@@ -30,9 +30,15 @@ sweep() { # sweep GRID.yaml [ARGUMENTS]: train what is missing; with --dry_run o
   fi
 }
 
-maps() { # maps [ARGUMENTS]: class maps of the selected networks
+maps() { # maps [ARGUMENTS]: class maps of the selected networks, shared out to as many processes as there are jobs
   [ "$dry" = 1 ] && { echo "python save_preds.py --load_net $made/$study --runs $runs $*"; return; }
-  python save_preds.py --load_net "$runs/$study" --runs "$runs" ${flags[@]+"${flags[@]}"} "$@"
+  local part one started=()
+  for part in $(seq "$jobs"); do
+    python save_preds.py --load_net "$runs/$study" --runs "$runs" --part "$part/$jobs" --threads 1 \
+      ${flags[@]+"${flags[@]}"} "$@" &
+    started+=($!)
+  done
+  for one in "${started[@]}"; do wait "$one"; done
 }
 
 tool() { # tool PROGRAM [ARGUMENTS]: a measuring or drawing program on this scale's runs

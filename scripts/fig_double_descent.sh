@@ -24,8 +24,8 @@ fi
 
 measures() { # of the networks of one noise rate
   local chosen=(--select "noise_rate=$1")
-  maps "${chosen[@]}" --planes "$planes"                                  # Figures 11 and 18, test images
-  maps "${chosen[@]}" --planes "$planes" --anchors random --split train   # Figure 10, training images
+  jobs=1 maps "${chosen[@]}" --planes "$planes"                                  # Figures 11 and 18, test images
+  jobs=1 maps "${chosen[@]}" --planes "$planes" --anchors random --split train   # Figure 10, training images
   for base in all correct mislabelled; do                                 # Figure 12
     if [ "$1" = 0.0 ] && [ "$base" != all ]; then continue; fi
     tool -m regions.margins --load_net "$load" "${chosen[@]}" --base "$base" --split train --points "$points" \

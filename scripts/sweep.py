@@ -208,6 +208,7 @@ def collect(sweep, out):
 
 def execute(sweep, args, lock):
     """Run what is missing, jobs at a time. Raises Interrupted when stopped, ContentError when members failed."""
+    runs.tidy(sweep.home)
     todo = sweep.todo(args.retry)
     jobs, names = work.places(todo, args.jobs, args.per_gpu)
     print(f"{sweep.counts()}; {len(todo)} to do, {jobs} at a time{on(names)}; sweep: {sweep.home}", flush=True)

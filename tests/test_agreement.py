@@ -187,3 +187,22 @@ def test_panels_of_a_folder_and_the_same_again_from_saved_arrays(trained, tmp_pa
     assert plot.main([str(trained), "--plot_path", str(tmp_path), "--formats", "png"]) == 0
     again = [p for p in tmp_path.iterdir() if p.name.startswith("regions_5-42-17")]
     assert len(again) == 1 and again[0].read_bytes() == panel.read_bytes()
+
+
+def test_processes_share_the_networks_out(trained, tmp_path, capsys):
+    """Two processes give what one gives; a fifth over four networks has nothing to do."""
+    root = tmp_path / "runs"
+    shutil.copytree(trained, root)
+    before = maps_of(root)
+    for file in root.glob("regions/*/arrays/class_maps-*.npz"):
+        file.unlink()
+    argv = ["--load_net", str(root / "regions"), "--runs", str(root), *PLANES]
+    for part, done in (("1/2", 2), ("2/2", 4)):
+        assert save_preds.main([*argv, "--part", part]) == 0
+        assert len(maps_of(root)) == done
+    assert all(np.array_equal(m["labels"], before[path]["labels"]) for path, m in maps_of(root).items())
+    assert save_preds.main([*argv, "--part", "5/5"]) == 0
+    assert "there are 4 networks" in capsys.readouterr().out
+    for wrong in ("0/2", "3/2", "2", "a/b"):
+        with pytest.raises(UsageError, match="--part: K/N with K from 1 to N"):
+            save_preds.main([*argv, "--part", wrong])

@@ -171,13 +171,14 @@ def test_kills_lose_nothing(name, tmp_path, capsys):
         while kills < KILLS:
             pid, began = begun(work, place), time.monotonic()
             if ended(pid, draw.uniform(0, whole)):
-                whole = min(whole, time.monotonic() - began)
+                if kills == since:  # it was never disturbed
+                    whole = min(whole, time.monotonic() - began)
                 break
             kills += kill(pid, draw)
             assert ended(pid, LIMIT), f"hangs after kill {kills}"
             at_rest(place)
             readable(place)
-        if kills > since and content(place) != expected:  # the last kill was not followed by a call
+        if kills > since:  # the last kill may not have been followed by a call
             assert ended(begun(work, place), LIMIT), "hangs"
             at_rest(place)
         assert content(place) == expected, f"differs from an undisturbed one after {kills - since} kills"

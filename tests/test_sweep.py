@@ -372,7 +372,10 @@ def test_twelve_runs_killed_twice_are_each_done_once_and_give_the_same_table(her
     code, said = work_until(7, signal.SIGINT)
     assert code == Interrupted.exit_code and "runs to go" in said
     assert 7 <= len(events(here, "end")) < 12
+    (half,) = [home / ".sweep.json.tmp-1" for home in here.glob("runs/sweeps/*")]
+    half.write_text("{")  # as kill -9 leaves it in the middle of a file
     assert sweep.main(["run", path, "--jobs", "2"]) == 0
+    assert not half.exists()
     assert sorted(value for value, _, _ in events(here, "end")) == sorted(2 * [1, 2, 3, 4, 5, 6])
     sweep.main(["collect", path, "--out", "disturbed.csv"])
     sweep.main(["run", path, "--jobs", "2", "--runs", "calm"])

@@ -98,8 +98,11 @@ def measure(args, files, settings):
         rows += [row(name, "resolution", planes, side(resolution, k), k, bounded(name, found, i)) |
                  {f"shift{end}": value for end, value in zip(("", "_low", "_high"), cells(shift, i))}
                  for i, name in enumerate(names)]
-    return {"settings": settings, "connectivity": args.connectivity, "min_area": args.min_area, "level": args.level,
-            "resamples": args.resamples, "groups": list(dict.fromkeys(groups)),
+    undefined = {" – ".join(filter(None, name[1:])): int(np.isnan(by_stride[1][name]).sum())
+                 for name in names if name[0] == "kappa" and np.isnan(by_stride[1][name]).any()}
+    return {"settings": settings, "undefined_kappa": undefined, "connectivity": args.connectivity,
+            "min_area": args.min_area, "level": args.level, "resamples": args.resamples,
+            "groups": list(dict.fromkeys(groups)),
             "models": [{"name": s.name, "group": s.group, "path": str(s.path)} for s, _ in files], "rows": rows}
 
 
@@ -159,6 +162,8 @@ def show(found):
             print(f"\n{measure} by {unit}\n{'':<28}" + "".join(f"{n:>24}" for n in at))
             for name in dict.fromkeys(label(r) for r in rows):
                 print(f"{name:<28}" + "".join(f"{cell(r):>24}" for r in rows if label(r) == name))
+    for name, count in found.get("undefined_kappa", {}).items():
+        print(f"\nkappa of {name} leaves out {count} planes: every pair of maps there holds one and the same class")
 
 
 def label(row):

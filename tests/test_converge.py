@@ -111,6 +111,7 @@ def test_planes_of_one_class_give_numbers(trained, tmp_path):
     text = (folder / "results.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
     kappa = {(r["group_a"], r["group_b"]): r["value"] for r in held["rows"] if r["measure"] == "kappa"}
+    assert set(held["undefined_kappa"]) == {" – ".join(pair) for pair, value in kappa.items() if value is None}
     assert set(kappa.values()) == {0, None}  # two maps of one class each: 0/0 where that is the same one
     assert {r["value"] for r in held["rows"] if r["measure"] == "fragments"} == {1}
 

@@ -1,5 +1,6 @@
 """Training on several processes: parts of batches and of dropout masks, and torchrun beside one process."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -56,10 +57,9 @@ def test_dropout_belongs_to_images(monkeypatch, shape):
         assert torch.equal(network(part), part)
 
 
-def launch(root):
+def launch(root, words=(str(ROOT / "main.py"), *TRAINING, "--save_every", "0")):
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
-             "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(ROOT / "main.py"), *TRAINING,
-             "--save_every", "0", "--runs", str(root)]
+             "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", *words, "--runs", str(root)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
@@ -104,6 +104,34 @@ def test_two_processes_do_what_one_does_also_when_one_of_them_is_killed(tmp_path
         assert a["train_accuracy"] == pytest.approx(b["train_accuracy"]) and a["test_loss"] == pytest.approx(
             b["test_loss"], abs=1e-5)
     assert runs.read_json(run / "meta.json")["processes"] == 2
+
+
+SMALL = ["--net", "mlp1", "--width", "12", *TRAINING[2:4], "--val_size", "0", "--train_size", "115", "--epochs", "2",
+         "--bs", "32", "--device", "cpu", "--precision", "fp32", "--threads", "1"]
+OTHERS = {
+    "ensembles.train": [*SMALL, "--members", "2"], "double_descent.deep": [*SMALL, "--noise_rate", "0.2"],
+    "subspaces.train": [*SMALL, "--family", "line"], "star.sources": [*SMALL, "--seeds", "3-4"],
+    "star.train": [*SMALL, "--anchors", "anchors/regions", "--align_every", "1", "--lr", "0.05"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_trainings_do_on_two_processes_what_one_does(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if name == "star.train":
+        for seed in "01":
+            train_main.main([*SMALL, "--seed", seed, "--imgs", "none", "--runs", "anchors"])
+    importlib.import_module(name).main([*OTHERS[name], "--runs", "one"])
+    process = launch("two", ["-m", name, *OTHERS[name]])
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    ours, theirs = (sorted(tmp_path.glob(f"{n}/*/*/model.safetensors")) for n in ("one", "two"))
+    assert ours and [f.parent.name for f in ours] == [f.parent.name for f in theirs]
+    for one, two in zip(ours, theirs):
+        assert runs.read_json(two.parent / "meta.json")["processes"] == 2
+        a, b = runs.read_weights(one)[0], runs.read_weights(two)[0]
+        assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-5
 
 
 def test_what_several_processes_cannot_do_is_refused(monkeypatch):

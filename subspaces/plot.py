@@ -70,8 +70,19 @@ def labels(groups):
             kept.pop("vertices", None)  # a line has two, a curve three
         if family == "standard":
             kept = {k: v for k, v in kept.items() if k in ("noise_rate", "scheduler")}
-        out[g] = " ".join(filter(None, [family, *(f"{k}={v}" for k, v in kept.items())])) or g
+        out[g] = ", ".join(filter(None, [family, *(said(k, v) for k, v in kept.items())])) or g
     return out
+
+
+def said(key, value):
+    """A setting of a group in a legend's words; "" where it is what a reader expects."""
+    if key == "granularity":
+        return "" if value == "network" else f"by {value}"
+    if key == "beta":
+        return f"β = {float(value):g}"
+    if key == "noise_rate":
+        return f"{float(value):.0%} noise" if float(value) else ""
+    return f"{key}={value}"
 
 
 def over_runs(rows, value):
@@ -105,7 +116,11 @@ PANELS = (
 
 def along(found, paths, names):
     """Every measure along the path, and of the ensemble (or pair) of t and 1 - t, dashed (figure 4 of Wortsman et al.
-    2021, and beyond); horizontal: standard networks, and two of them together, without label noise."""
+    2021, and beyond); horizontal: standard networks, and two of them together, without label noise. Of several rates
+    of label noise the lowest."""
+    lowest = min(rows[0]["noise_rate"] for rows in paths.values())
+    paths = {g: rows for g, rows in paths.items() if rows[0]["noise_rate"] == lowest}
+    names = labels(list(paths)) if len(paths) > 1 else names
     fig, axes = plots.figure(2, 3, width=11.0, height=6.6, sharex=True)
     standard = [r for r in found["runs"] if plain(r)]
     pairs = [p for p in found["independent"] if any(p["group"] == r["group"] for r in standard)]

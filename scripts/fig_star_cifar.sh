@@ -12,10 +12,10 @@ on=(--device "${DEVICE:-auto}")
 recipe=(--net resnet18 --dataset CIFAR10 --bs 128 --lr 0.1 --nesterov --weight_decay 5e-4 --scheduler cosine
   --eval_every 0 "${on[@]}")
 if [ "$scale" = cpu ]; then
-  counts="10 5 2 1" held_out=3 points=(--adaptive --bn_images 2000)
+  counts="10 5 2 1" held_out=3 measured=3 points=(--adaptive --bn_images 2000)
   recipe+=(--width 8 --train_size 10000 --val_size 0 --epochs 20)
 else
-  counts="50 40 30 20 10 5 2 1" held_out=5 points=(--points 11)
+  counts="50 40 30 20 10 5 2 1" held_out=5 measured=5 points=(--points 11)
   recipe+=(--width 64 --val_size 5000 --epochs 200)
 fi
 [ "$smoke" = 1 ] && counts="3 2" held_out=2
@@ -42,7 +42,7 @@ for count in $counts; do
   [ "$count" = "$most" ] && align=none,published,weights
   together tool -m star.compare --stars "$runs/star" --select net=resnet18 init_seed=$((1000 + count)) \
     --held_out "$runs/star_sources" --held_out_select net=resnet18 "init_seed=$(seeds "$most" $((most + held_out - 1)))" \
-    --anchors_measured 5 --align "$align" "${points[@]}" "${on[@]}"
+    --anchors_measured "$measured" --align "$align" "${points[@]}" "${on[@]}"
 done
 all_done
 

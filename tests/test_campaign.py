@@ -5,6 +5,7 @@
 Not among the tests that `bash scripts/test.sh` runs. Each prints its counts.
 """
 
+import importlib
 import os
 import random
 import shutil
@@ -284,16 +285,27 @@ def spoilt(draw, commands):
     return module, [*argv, f"{action.option_strings[0]}={draw(file if kind == 'file' else word)}"], kind
 
 
+def of_every_program():
+    """[(module, argv)]: the README's commands, tiny, and each other program as it stands."""
+    found = [prepared(c) for c in fenced_commands()]
+    found = [(m, a) for m, a in found if hasattr(m, "make_parser") and m.__name__ not in PARSED]
+    files = [f for f in ROOT.glob("*/*.py") if f.parent.name != "tests" and "cli.run(main)" in f.read_text()]
+    names = {f"{f.parent.name}.{f.stem}" for f in files} - {m.__name__ for m, _ in found} - {"scripts.benchmark"}
+    others = [importlib.import_module(name) for name in sorted(names)]
+    return found + [(m, []) for m in others if hasattr(m, "make_parser")]
+
+
 def test_a_hundred_bad_inputs_are_refused_in_one_line(workspace, capsys):  # noqa: F811
     for command in fenced_commands():
         assert run(command) == 0, command
     make_bad_files(workspace)
+    for name in ("configs", "results"):  # nothing that is drawn shall write into ours
+        (workspace / name).unlink()
+        shutil.copytree(ROOT / name, workspace / name)
     pristine = workspace.with_name("pristine")
     shutil.copytree(workspace, pristine, symlinks=True)
     given_files = {p: sha(p) for p in workspace.rglob("*.safetensors")}
-    commands = [prepared(c) for c in fenced_commands()]
-    commands = [(m, a) for m, a in commands if m.__name__ not in PARSED and hasattr(m, "make_parser")
-                and m.__name__ != "scripts.sweep"]  # fmt: skip
+    commands = of_every_program()
     count = Counter()
 
     @settings(max_examples=BAD_INPUTS, deadline=None, database=None, suppress_health_check=list(HealthCheck))

@@ -380,7 +380,7 @@ def _ends(value, draws, level, freedom, spread):
     return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)
 
 
-def main(argv=None):
+def make_parser():
     from landscape.cli import Parser
 
     parser = Parser("python -m landscape.results", __doc__)
@@ -388,11 +388,16 @@ def main(argv=None):
     parser.add_argument("--format", choices=(*FORMATS, "json"), default="text",
                         help="csv and json keep all digits, json every column")
     parser.add_argument(
-        "--columns", default="", metavar="A,B", help="default: those that differ between the runs"
+        "--columns", default="", metavar="A,B",
+        help="runs without any of these are left out (default: those that differ between the runs)"
     )
     parser.add_argument("--curves", action="store_true",
                         help="the metrics of every epoch instead: columns folder, what differs, epoch, metric, value")
-    args = parser.settings(argv)
+    return parser
+
+
+def main(argv=None):
+    args = make_parser().settings(argv)
     records = load_records(args.runs)
     if not records:
         raise FileProblem(
@@ -404,6 +409,9 @@ def main(argv=None):
         if not records:
             raise FileProblem(f"no run below {args.runs} has a metrics.jsonl: only trainings have curves")
         columns = columns or list(records[0])
+    elif columns:
+        _columns(records, columns)  # the names are right
+        records = [r for r in records if any(r.get(name) is not None for name in columns)]
     if args.format == "json":
         chosen = [{k: r.get(k) for k in _columns(records, columns)} for r in records] if columns else records
         print(json.dumps(chosen, indent=1, sort_keys=True, default=str))

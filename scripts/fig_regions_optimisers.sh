@@ -11,6 +11,9 @@ maps "${chosen[@]}" --planes "$planes"
 tool calculate_iou.py --load_net "$runs/regions" "${chosen[@]}" --group_by net,opt,sam_radius --planes "$planes" \
   --anchors distinct
 [ "$dry" = 1 ] && exit 0
+python -m landscape.results "$made/regions" --format csv \
+  --columns net,width,opt,sam_radius,train_mode,init_seed,last.train_accuracy,last.test_accuracy > "$made/accuracies.csv"
+keep accuracies.csv "$made/accuracies.csv"
 newest=$(ls -td "$made"/regions/agreement_* | head -n 1)
 keep agreement_optimisers.png "$newest/figures/agreement.png"
 keep agreement_optimisers.csv "$newest/agreement.csv"

@@ -62,6 +62,8 @@ def test_text_csv_and_json_show_the_same_cells(runs, capsys):
     assert capsys.readouterr().out == (
         "net       test.accuracy  results.lr\nresnet20  0.1235         7\nvgg11     0.5            -\n"
     )
+    results.main([str(runs), "--columns", "results.lr,meta.seconds", "--format", "csv"])
+    assert capsys.readouterr().out.splitlines() == ["results.lr,meta.seconds", "7,3.5"]  # nothing of the other run
     results.main([str(runs), "--format", "csv"])
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["test.accuracy"] for row in rows] == ["0.123456", "0.5"]

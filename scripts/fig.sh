@@ -46,6 +46,15 @@ tool() { # tool PROGRAM [ARGUMENTS]: a measuring or drawing program on this scal
   python "$@" --runs "$runs" ${flags[@]+"${flags[@]}"}
 }
 
+together() { # together COMMAND...: in the background, once fewer than --jobs are at work
+  if [ "$dry" = 1 ]; then "$@"; return; fi
+  while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+  "$@" &
+}
+all_done() { # wait for them; the first that failed ends the script
+  for one in $(jobs -p); do wait "$one"; done
+}
+
 keep() { # keep NAME FILE: into results/<study>/NAME, at the CPU's scale and not in smoke mode
   if [ "$dry" = 1 ] || [ "$smoke" = 1 ]; then return; fi
   mkdir -p results/$study

@@ -17,8 +17,9 @@ else
 fi
 for seed in 0 1 2; do
   run=$(python main.py $teacher $common --seed $seed --runs "$runs" ${flags[@]+"${flags[@]}"} --dry_run | sed -n '1s/^[a-z]*: //p')
-  tool main.py $student $common --seed $seed --threads 1 --train_mode distillation --teacher "$run"
+  together tool main.py $student $common --seed $seed --threads 1 --train_mode distillation --teacher "$run"
 done
+all_done
 chosen=(--select 'train_mode=naive|distillation' opt=SGD sam_radius=None "$nets")
 maps "${chosen[@]}" --planes "$planes"
 tool calculate_iou.py --load_net "$runs/regions" "${chosen[@]}" --group_by net,train_mode --planes "$planes" \

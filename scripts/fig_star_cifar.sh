@@ -21,12 +21,6 @@ fi
 [ "$smoke" = 1 ] && counts="3 2" held_out=2
 most=${counts%% *}
 seeds() { seq -s '|' "$1" "$2"; }
-together() { # together COMMAND...: in the background, once fewer than --jobs are at work
-  if [ "$dry" = 1 ]; then "$@"; return; fi
-  while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
-  "$@" &
-}
-all_done() { for one in $(jobs -p); do wait "$one"; done; }
 
 for seed in $(seq 0 $((most + held_out - 1))); do
   together tool -m star.sources "${recipe[@]}" --seeds "$seed"

@@ -27,12 +27,8 @@ one_width() {
     --held_out_select "${of[@]}" "init_seed=$(seeds $anchors $((anchors + held_out - 1)))" "${points[@]}" \
     --align "$align" "${on[@]}"
 }
-for width in $widths; do
-  if [ "$dry" = 1 ]; then one_width "$width"; continue; fi
-  while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
-  one_width "$width" &
-done
-for one in $(jobs -p); do wait "$one"; done
+for width in $widths; do together one_width "$width"; done
+all_done
 
 out=results/star/claims.json
 [ "$smoke" = 1 ] && out=$made/claims.json

@@ -11,12 +11,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
 asked=${DEVICE:+DEVICE=$DEVICE }
 on=(--device "${DEVICE:-auto}")
 seeds() { seq -s '|' "$1" "$2"; }
-together() { # together COMMAND...: in the background, once fewer than --jobs are at work
-  if [ "$dry" = 1 ]; then "$@"; return; fi
-  while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
-  "$@" &
-}
-all_done() { for one in $(jobs -p); do wait "$one"; done; }
 
 if [ "$scale" = cpu ]; then
   net=mlp1 width=32 anchors=17 held_out=3 stars="1000 1001 1002" points=(--adaptive) ood=FashionMNIST

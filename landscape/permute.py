@@ -273,11 +273,11 @@ def align(reference, other, axes, **how):
 @torch.no_grad()
 def match_together(networks, axes, rounds=100, seed=0):
     """[perms] of M networks that bring all of them together: each in turn, in a drawn order, is permuted towards the
-    mean of the others, until none comes nearer to it (Ainsworth et al. 2023, algorithm 3)."""
+    mean of the others, until none comes nearer to it (Ainsworth et al. 2023, algorithm 3). One alone stays as it is."""
     perms = [identity(axes) for _ in networks]
     now = [dict(w) for w in networks]
     order = stream(seed, "together")
-    for _ in range(rounds):
+    for _ in range(rounds if len(networks) > 1 else 0):
         moved = False
         for k in torch.randperm(len(networks), generator=order).tolist():
             rest = now[:k] + now[k + 1:]

@@ -222,6 +222,8 @@ def test_together_recovers_permuted_copies():
     perms = permute.match_together(copies, axes)
     first, *rest = [permute.apply(w, axes, p) for w, p in zip(copies, perms)]
     assert all(permute.distance(first, other) == 0 for other in rest)
+    (alone,) = permute.match_together(copies[:1], axes)
+    assert all(torch.equal(alone[group], perm) for group, perm in permute.identity(axes).items())
 
 
 @pytest.mark.parametrize("name", ["mlp", "lenet", "resnet20", "densenet-40-12", "vit4", "mlpmixer4"])

@@ -109,6 +109,15 @@ def test_the_mean_is_that_of_aligned_anchors(root, found):
     assert row["test_loss"] == pytest.approx(said["loss"], abs=1e-4)
 
 
+def test_a_star_of_one_anchor_is_compared_too(root, tmp_path):
+    """The mean of its anchors is that anchor."""
+    learn.main([*SMALL, "--width", "12", "--anchors", source(root, 0), "--seed", "7", "--runs", str(tmp_path)])
+    held = measured(tmp_path, tmp_path / "out", "--align", "weights", "--held_out", source(root, 3), source(root, 4))[1]
+    values = {kind: comparisons.cell(held, kind, "weights")["value"] for kind in ("mean_held_out", "anchor_held_out")}
+    assert values["mean_held_out"] == pytest.approx(values["anchor_held_out"], abs=1e-6)
+    assert comparisons.cell(held, "star_anchor", "weights")["pairs"] == 1
+
+
 def test_a_path_over_the_star_is_two_lines():
     def line(a, b, losses, barrier=0.0):
         part = {"losses": losses, "loss_barrier": barrier}

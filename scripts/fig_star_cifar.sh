@@ -2,7 +2,7 @@
 # Figure 1 of Sonthalia et al. 2025: the barrier between a star and held-out networks against the number of its anchors,
 # on CIFAR-10; alignments side by side, the aligned mean, paths over the star.
 #   bash scripts/fig_star_cifar.sh [--scale cpu|paper] [--jobs N] [--smoke] [--dry_run]
-# About 90 CPU minutes at the CPU's scale, in two processes. DEVICE=cuda trains and measures there.
+# About 95 CPU minutes at the CPU's scale, in two processes. DEVICE=cuda trains and measures there.
 set -euo pipefail
 study=star
 source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"

@@ -106,6 +106,18 @@ def test_two_processes_do_what_one_does_also_when_one_of_them_is_killed(tmp_path
     assert runs.read_json(run / "meta.json")["processes"] == 2
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="--sync_bn needs a CUDA device for each of two processes")
+def test_batchnorm_over_the_whole_batch_is_that_of_one_process(tmp_path):
+    words = ["--net", "resnet20", "--width", "4", *TRAINING[2:], "--device", "cuda", "--epochs", "1"]
+    train_main.main([*words, "--runs", str(tmp_path / "one")])
+    process = launch(tmp_path / "two", (str(ROOT / "main.py"), *words, "--sync_bn"))
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    (ours,), (theirs,) = (list(tmp_path.glob(f"{n}/regions/*/model.safetensors")) for n in ("one", "two"))
+    a, b = (runs.read_weights(f)[0] for f in (ours, theirs))
+    assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-3
+
+
 SMALL = ["--net", "mlp1", "--width", "12", *TRAINING[2:4], "--val_size", "0", "--train_size", "115", "--epochs", "2",
          "--bs", "32", "--device", "cpu", "--precision", "fp32", "--threads", "1"]
 OTHERS = {

@@ -147,7 +147,7 @@ def test_the_flags_it_names_exist_and_those_left_out_do_not():
     known = {"--flag", "--mirror", "--num_classes", "--jobs"}  # of landscape.data, models, sweep
     known |= {"--nproc_per_node"}  # of torchrun
     known |= {"--columns", "--format", "--curves"}  # of landscape.results
-    known |= {"--scale", "--superposition"}  # of the fig_*.sh
+    known |= {"--scale", "--superposition", "--slow"}  # of the fig_*.sh and test.sh
     studied = [f"{study}.{p.stem}" for study in (*STUDIES, "landscape") for p in ROOT.glob(f"{study}/*.py")
                if re.search(r"def make_parser\(\)", p.read_text())]
     for name in ("main", "save_preds", "calculate_iou", "scripts.sweep", "scripts.benchmark", *studied):

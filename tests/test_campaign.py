@@ -231,8 +231,8 @@ def refusal(command):
     module, argv = command
 
     def alone():
-        with open("stderr.txt", "w") as f:
-            os.dup2(f.fileno(), 2)
+        sys.stderr = open("stderr.txt", "w", buffering=1)  # pytest has another in the place of the process's own
+        os.dup2(sys.stderr.fileno(), 2)
         sys.argv = [module.__file__, *argv]
         try:
             cli.run(module.main)

@@ -76,6 +76,9 @@ def main(argv=None):
         if args.ids == "none":
             raise UsageError("--load_net draws the network: --imgs none leaves nothing to do")
         return draw(args, columns(args, sources))
+    if args.column_by and args.column_by not in vars(args):
+        raise UsageError(f"--column_by {args.column_by}: a training has no such setting"
+                         f"{cli.suggestion(args.column_by, vars(args))}")
     prepared = None if finished(args) else prepare(args)
     with runs.start("regions", args) as run:
         if not run.finished:
@@ -85,7 +88,7 @@ def main(argv=None):
         draw_curves(run, args)
         report(run, args)
         if args.ids != "none":
-            draw(args, [runs.run_source(run.path, args.group_by.split(","))], run.sink)
+            draw(args, columns(args, [runs.run_source(run.path, args.group_by.split(","))]), run.sink)
     return 0
 
 

@@ -90,6 +90,7 @@ def finished(tmp_path_factory):
     (["--train_size", "99999"], ["train_size 99999", "does not fit"]),
     (["--val_size", "99999"], ["val_size 99999", "does not fit"]),
     (["--formats", "gif"], ["--formats gif", "png, pdf, svg"]),
+    (["--column_by", "widht"], ["--column_by widht", "did you mean width"]),
     (["--net", "vgg11_bn", "--image_size", "8"], ["vgg11_bn", "--image_size 32"]),
     (["--net", "lenet", "--width", "3"], ["lenet", "leave --width out"]),
 ])  # fmt: skip

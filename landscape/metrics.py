@@ -89,7 +89,8 @@ def ece_debiased(probs, labels, bins=15):
 def tempered(probs, labels):
     """Probabilities (N, C) after temperature scaling, softmax(log p / T), T of least nll (Guo et al. 2017). So that no
     example helps to choose its own T, that of the even rows serves the odd ones and the other way round (as Ashukha
-    et al. 2020, arXiv 2002.06470, section 3, on halves of the test set). T lies between 1/20 and 20."""
+    et al. 2020, arXiv 2002.06470, section 3, on halves of the test set). T lies between 1/20 and 20. Raises
+    ValueError for a single example."""
     probs, labels = _probabilities(probs, labels)
     logits = np.log(np.maximum(probs, np.finfo(probs.dtype).tiny), dtype=np.float64)
     out = np.empty_like(logits)

@@ -101,6 +101,7 @@ def test_points_equal_a_plain_loop(digits, norm):
     statistics (momentum None), and evaluates it; on one batch of all images the two estimates are one. As published it
     sees augmented batches in turn, with the momentum 0.1 that BatchNorm has, and A stays as it is."""
     of, a, b = scene(digits, images=200), weights.of(network()), weights.of(network(seed=1))
+    of.augment = datasets.parse_augment("crop,flip", digits.entry)  # digits have none of their own
     (found,) = lines.measure(of, [line(of, a, b, norm)], TS)
     x, y = digits.train.batch(torch.arange(200), PLAIN), digits.train.labels
     for n, t in enumerate(TS):

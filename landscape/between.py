@@ -61,7 +61,7 @@ def load(args, sources, positions, dataset, device="cpu"):
                                    "--align none take the given networks alone")
     data = datasets.load(dataset, args.data_root, val_size=0, image_size=seen["image_size"], channels=seen["channels"],
                          device=device)
-    path = Path(trained, data.train, train.some_rows(data.train, args.bn_images))
+    path = Path(trained, data.train, data.train.some_rows(args.bn_images))
     if args.align == "weights":
         align(path)
     return path

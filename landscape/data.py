@@ -119,6 +119,10 @@ class Images:
         part.ids, part.labels, part.true_labels = self.ids[rows], self.labels[rows], self.true_labels[rows]
         return part
 
+    def some_rows(self, count, purpose="statistics"):
+        """`count` rows (all: 0, or as many as there are), drawn once and for all for each purpose."""
+        return torch.randperm(len(self), generator=stream(0, purpose))[: count or None]
+
     def relabel(self, labels):
         """The same images with other given labels; true_labels stay."""
         part = copy.copy(self)

@@ -41,8 +41,7 @@ class Scene:
     @classmethod
     def of(cls, network, data, normalize, bn_images, bs):
         """bn_images: that many of the training set, drawn once and for all; 0 for all."""
-        order = torch.randperm(len(data.train), generator=stream(0, "batchnorm"))
-        rows = order[:bn_images or None].sort().values
+        rows = data.train.some_rows(bn_images, "batchnorm").sort().values
         return cls(network.eval(), data.train, data.test, normalize, rows, bs,
                    augment=datasets.parse_augment("auto", data.entry))
 

@@ -200,7 +200,8 @@ class Lines:
         data = datasets.load(predictions.dataset_of(networks, args), args.data_root, val_size=0,
                              image_size=seen["image_size"], channels=seen["channels"], device=device)
         self.network = trained[0].network.to(device)
-        data.train, data.test = (some.subset(drawn(some, args.images)) for some in (data.train, data.test))
+        data.train, data.test = (some.subset(some.some_rows(args.images, "lines").sort().values)
+                                 for some in (data.train, data.test))
         self.scene = lines.Scene.of(self.network, data, seen, args.bn_images, args.eval_bs)
         self.norm = "reset" if self.scene.normed else "stored"
         self.weights = {k: {n: w.to(device) for n, w in weights.of(t.network).items()} for k, t in zip(group, trained)}
@@ -237,15 +238,6 @@ class Lines:
         return {"train_loss_barrier": metrics.barrier(train.mean(1, dtype=float), ts),
                 "test_loss_barrier": metrics.barrier(test.mean(1, dtype=float), ts),
                 "test_accuracy_barrier": metrics.barrier(-right.mean(1, dtype=float), ts)}
-
-
-def drawn(images, count):
-    """Rows of `count` images (0: all), drawn once and for all."""
-    import torch
-
-    from landscape.seeding import stream
-
-    return torch.randperm(len(images), generator=stream(0, "lines"))[:count or None].sort().values
 
 
 def cosine(a, b):

@@ -495,14 +495,18 @@ def between_figure(rows, level, along=""):
 
 
 def interval_figure(groups, models, measures, note, each="network"):
-    """A Figure with a panel for each measure {name: label}: each group's value with its interval, and its networks as
-    small grey marks below it. Rows hold group and, for each measure, {"value", "low", "high"}, each perhaps None; high
-    alone is None for an interval without an upper end, which is drawn as an arrow. note: what the intervals are, in
-    words, to stand below. each: what a mark is of."""
-    fig, axes = figure(1, len(measures), width=2.8 * len(measures) + 1.2, height=0.45 * len(groups) + 1.5, sharey=True,
-                       squeeze=False)  # fmt: skip
+    """A Figure with a panel for each measure {name: label}, at most four in a row: each group's value with its
+    interval, and its networks as small grey marks below it. Rows hold group and, for each measure, {"value", "low",
+    "high"}, each perhaps None; high alone is None for an interval without an upper end, which is drawn as an arrow.
+    note: what the intervals are, in words, to stand below. each: what a mark is of."""
+    rows = -(-len(measures) // 4)
+    columns = -(-len(measures) // rows)
+    fig, axes = figure(rows, columns, width=2.8 * columns + 1.2, height=rows * (0.45 * len(groups) + 1.2) + 0.3,
+                       sharey=True, squeeze=False)  # fmt: skip
     places = {g["group"]: i for i, g in enumerate(groups)}
-    for ax, (name, label) in zip(axes[0], measures.items()):
+    for ax in axes.flat[len(measures):]:
+        ax.axis("off")
+    for ax, (name, label) in zip(axes.flat, measures.items()):
         small = [(m[name]["value"], places[m["group"]] + 0.2) for m in models if m[name]["value"] is not None]
         if len(models) > len(groups) and small:
             ax.plot(*zip(*small), "o", color="0.65", markersize=3, zorder=1)

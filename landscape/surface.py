@@ -300,14 +300,14 @@ class Scene:
     def statistics(self, network, preprocessing):
         """The training images of a Network that BatchNorm's statistics are estimated on."""
         from landscape import data as datasets
-        from landscape import maps, train
+        from landscape import maps
 
         given = {"val_size": 0}
         if not network.source.foreign:
             given = datasets.given_by(maps.labels_of(network.source.config))
         images = datasets.load(predictions.dataset_of([network], self.args), self.args.data_root, **given,
                                image_size=preprocessing["image_size"], channels=preprocessing["channels"]).train
-        return images.subset(train.some_rows(images, self.args.bn_images)).to(self.device)
+        return images.subset(images.some_rows(self.args.bn_images)).to(self.device)
 
     def measure(self, cut, network, trained):
         """{"loss": (P, S) nats, "accuracy": (P, S)} at the points of a Cut, kept with a Network; NaN where the logits

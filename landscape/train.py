@@ -87,7 +87,7 @@ def load_network(path, net, args, entry, which="model", point=""):
         seen = trained.preprocessing
         images = datasets.load(seen["dataset"], args.data_root, val_size=0, image_size=seen["image_size"],
                                channels=seen["channels"]).train
-        evaluate.reestimate_bn(trained.network, images, seen, rows=some_rows(images, args.bn_images))
+        evaluate.reestimate_bn(trained.network, images, seen, rows=images.some_rows(args.bn_images))
     return trained
 
 
@@ -103,12 +103,6 @@ def load_like(path, args, data, described, which="model"):
         if list(trained.preprocessing[k]) != list(described["preprocessing"][k]):
             raise ContentError(f"{path} was trained on inputs normalised otherwise: give the --normalize that it had")
     return trained
-
-
-def some_rows(images, count):
-    """`count` rows of the images (all: 0, or as many as there are), drawn once and for all."""
-    count = min(count or len(images), len(images))
-    return torch.randperm(len(images), generator=seeding.stream(0, "statistics"))[:count]
 
 
 def foreign(net, args, entry):
@@ -189,7 +183,7 @@ def parameter_count(network):
 
 def settling(data, normalize, bn_images):
     """What brings the BatchNorm statistics of a landscape.subspace.Subspace to its centre, as fit takes it."""
-    rows = some_rows(data.train, bn_images)
+    rows = data.train.some_rows(bn_images)
 
     def settle(space):
         (new,) = evaluate.reestimate_bn(space.shell, data.train, normalize, [space.state_at(space.centre)], rows)

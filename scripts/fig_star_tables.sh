@@ -49,15 +49,23 @@ if [ "$scale" = paper ]; then
     compared "wrn-$depth-bias" 1
   done
 fi
-one=$(tool -m star.train "${recipe[@]}" --net "$net" --width "$width" --seed 1000 --anchors "$runs/star_sources" \
-  --select "net=$net" "width=$width" "init_seed=$(seeds 0 $((anchors - 1)))" --dry_run | sed -n '1s/^[a-z]*: //p')
+all_anchors=(--select "net=$net" "width=$width" "init_seed=$(seeds 0 $((anchors - 1)))")
+path_of() { sed -n 's/^[a-z]*: //p'; }
 held=$(tool -m star.sources "${recipe[@]}" --net "$net" --width "$width" --dry_run \
-  --seeds "$anchors-$((anchors + held_out - 1))" | sed -n 's/^[a-z]*: //p')
-tool -m star.barriers -a "${one:-STAR}" -b ${held:-HELD_OUT} --points 21 --align none,weights "${on[@]}"  # loss along t
-tool -m star.bma --star "${one:-STAR}" --anchors "$runs/star_sources" --ood "$ood" \
-  --select "net=$net" "width=$width" "init_seed=$(seeds 0 $((anchors - 1)))" "${on[@]}"
-[ "$dry" = 1 ] && exit 0
+  --seeds "$anchors-$((anchors + held_out - 1))" | path_of)
+for seed in $stars; do
+  one=$(tool -m star.train "${recipe[@]}" --net "$net" --width "$width" --seed "$seed" --anchors "$runs/star_sources" \
+    "${all_anchors[@]}" --dry_run | sed -n 1p | path_of)
+  if [ "$seed" = "${stars%% *}" ]; then  # loss along t
+    tool -m star.barriers -a "${one:-STAR}" -b ${held:-HELD_OUT} --points 21 --align none,weights "${on[@]}"
+  fi
+  tool -m star.bma --star "${one:-STAR}" --anchors "$runs/star_sources" --ood "$ood" "${all_anchors[@]}" "${on[@]}"
+done
+out=results/star/claims.json
+[ "$smoke" = 1 ] && out=$made/claims.json
+if [ "$dry" = 1 ]; then echo "python -m star.claims $made/star --out $out"; exit 0; fi
 python -m star.plot "$made/star" --plot_path "$made/figures"
+python -m star.claims "$made/star" --out "$out"
 newest() { ls -td "$made"/star/$1 | head -n 1; }
 keep recipes.png "$made/figures/recipes.png"
 keep lines.png "$(newest 'barriers_1x*')/figures/lines.png"

@@ -141,7 +141,7 @@ def compute(args, run, star, anchors):
     return {"kind": "bma", "dataset": nets.data.name, "images": {"train": len(scene.train), "test": len(scene.test),
             "batchnorm": len(scene.rows)}, "foreign": {n: len(s) for n, s in zip(foreign, sets[1:])},
             "level": args.level, "align": args.align, "bn": args.bn if scene.normed else "stored", "t": args.t,
-            "members": args.members, "draws": args.draws, "star": str(star.path),
+            "members": args.members, "draws": args.draws, "star": str(star.path), "net": star.group,
             "anchors": [{"path": str(a.path), "name": a.seed_name, **e} for a, e in zip(anchors, each)], "rows": rows}
 
 

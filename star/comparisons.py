@@ -1,4 +1,5 @@
-"""Saved results of star.compare: found, ordered by width and by the number of anchors, as a table. No torch."""
+"""Saved results of star.compare: found, ordered by width and by the number of anchors, as a table; and those of
+star.bma. No torch."""
 
 from pathlib import Path
 
@@ -22,8 +23,21 @@ def cell(found, kind, how, split="train", measure="loss_barrier"):
 
 def comparisons(folder):
     """The results of star.compare under a folder, of each star the last by name."""
+    return list({found["star"]["path"]: found for found in finished(folder, "star")}.values())
+
+
+def averages(folder):
+    """The results of star.bma under a folder, of each star the last by name; of the network, data, and number of
+    members with most stars."""
+    held = {}
+    for found in {found["star"]: found for found in finished(folder, "bma")}.values():
+        held.setdefault((found["net"], found["dataset"], found["members"]), []).append(found)
+    return max(held.values(), key=len, default=[])
+
+
+def finished(folder, kind):
     held = [runs.read_json(f) for f in sorted(Path(folder).rglob("results.json")) if (f.parent / "done").exists()]
-    return list({found["star"]["path"]: found for found in held if found.get("kind") == "star"}.values())
+    return [found for found in held if found.get("kind") == kind]
 
 
 def recipe(found):

@@ -165,9 +165,9 @@ class Work:
         named = [{"path": str(s.path), "digest": d} for s, d in zip(anchors, digests)]
         self.described = {**described, "star": {"anchors": named, "which": args.which, "align": args.align,
                                                 "t_sampling": args.t_sampling, "mu": args.mu, "anti": args.anti}}
-        rows = train.some_rows(images, args.bn_images)
+        rows = images.some_rows(args.bn_images)
         self.scene = lines.Scene(network.eval(), images, self.data.test, normalize,
-                                 train.some_rows(images, args.held_out_images), args.eval_bs)
+                                 images.some_rows(args.held_out_images), args.eval_bs)
         self.align = stars.Aligner(args.align, network, images, normalize, rows, args.match_seed)
         self.settle = None
         if evaluate.norm_layers(network):

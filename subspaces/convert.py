@@ -48,7 +48,7 @@ def main(argv=None):
     if not args.out.endswith(".safetensors"):
         raise UsageError(f"--out {args.out}: a name that ends in .safetensors is expected")
     from landscape import data as datasets
-    from landscape import evaluate, subspace, train, weights
+    from landscape import evaluate, subspace, weights
 
     held, _ = runs.read_weights(args.file)
     entry = datasets.entry(args.dataset, args.data_root)
@@ -72,7 +72,7 @@ def main(argv=None):
     if not args.as_stored:
         images = datasets.load(args.dataset, args.data_root, val_size=0, image_size=size).train
         evaluate.reestimate_bn(network, images, described["preprocessing"],
-                               rows=train.some_rows(images, args.bn_images))
+                               rows=images.some_rows(args.bn_images))
         buffers = {k: network.state_dict()[k] for k in buffers}
     if one:
         runs.save_weights(args.out, network.state_dict(), described)

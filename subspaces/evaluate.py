@@ -192,9 +192,8 @@ def measured(args, member, device, key, data):
     network = family.network.to(device, memory_format=evaluate.torch.channels_last)
     weights = [p.weights for p in family.points]
     if args.bn != "stored":
-        from landscape import train
 
-        rows = train.some_rows(data.train, args.bn_images)
+        rows = data.train.some_rows(args.bn_images)
         weights = evaluate.reestimate_bn(network, data.train, seen, weights, rows, precision=args.measure_precision,
                                          **as_published(args.bn, member.source.config, data))
     features = Features(network, args.feature)

@@ -250,7 +250,7 @@ def settling(args, prepared):
     from landscape import evaluate, train
 
     data, network, described = prepared
-    rows = train.some_rows(data.train, args.bn_images)
+    rows = data.train.some_rows(args.bn_images)
 
     def settle_average(pair):
         pair.refresh()

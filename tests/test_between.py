@@ -118,7 +118,7 @@ def test_agreement_is_that_of_the_saved_maps(root, tmp_path, capsys):
     assert found["rows"][0]["agreement_first"] == 1 == found["rows"][2]["mean_iou_last"]
     data = datasets.load("digits", val_size=0)
     path = loaded(root, "resnet20", [0.5])
-    path.rows = paths.train.some_rows(data.train, 64)
+    path.rows = data.train.some_rows(64)
     said = evaluate.score(path.at(0.5).network, data.test, path.networks[0].preprocessing)
     assert found["rows"][1]["loss"] == pytest.approx(said["loss"], abs=1e-4)
     before = file.read_bytes()

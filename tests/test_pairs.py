@@ -59,7 +59,7 @@ def test_every_cell_equals_a_plain_loop(found):
         assert row["weight_cosine"] == pytest.approx(F.cosine_similarity(u, v, 0).item(), abs=1e-5)
         assert row["weight_distance"] == pytest.approx((u - v).norm().item(), rel=1e-4)
         assert row["weight_distance_aligned"] <= row["weight_distance"] + 1e-4
-        rows = pairs.drawn(data.test, 200)
+        rows = data.test.some_rows(200, "lines")
         losses = []
         for t in np.linspace(0, 1, 5):
             between = runs.load(paths[a]).network

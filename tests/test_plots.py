@@ -226,6 +226,10 @@ def test_interval_figures_say_what_their_intervals_are_and_show_an_open_end():
     assert [t.get_text() for t in ax.texts] == ["", "none"] and ax.texts[0].arrow_patch is not None
     assert fig.get_supxlabel() == "7 images; grey: each network"
     assert plots.interval_figure(groups, [], {"m": "margin"}, "7 images").get_supxlabel() == "7 images"
+    many = {f"m{k}": f"measure {k}" for k in range(5)}
+    wide = plots.interval_figure([{"group": "a", **{m: groups[1]["m"] for m in many}}], [], many, "7 images")
+    assert [ax.get_xlabel() for ax in wide.axes] == [*many.values(), ""] and not wide.axes[5].axison
+    assert len({ax.get_subplotspec().rowspan.start for ax in wide.axes}) == 2
 
 
 @pytest.mark.parametrize(("count", "grey"), [(4, 0), (5, 10)])

@@ -11,7 +11,7 @@ from landscape import claims as ledger
 from landscape import cli, evaluate, permute, runs, train, weights
 from landscape.errors import ContentError, FileProblem, UsageError
 from models.axes import axes_of
-from star import barriers, claims, compare, compare_figures, comparisons, plot, sources, starlight, stars
+from star import barriers, bma, claims, compare, compare_figures, comparisons, plot, sources, starlight, stars
 from star import train as learn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -257,17 +257,69 @@ def test_the_claims_of_the_other_script_stay(tmp_path):
     assert again == both - {"star:width-lower-016"}
 
 
+def recipe(seed, heights, loss=0.02, accuracy=0.97, **how):
+    """Made-up results of the star of a seed with these barriers to three held-out networks."""
+    found = made_up(0.1, 0.3)
+    found["star"] |= {"path": f"star {seed} {how}", "init_seed": seed, **how}
+    for row in found["lines"]:
+        if row["kind"] == "star_held_out":
+            row["train"]["loss_barrier"] = heights[row["b"] - 10]
+    found["models"][0] |= {"role": "star", "train_loss": loss, "test_accuracy": accuracy}
+    for n, model in enumerate(found["models"][4:]):
+        model |= {"role": "held_out", "train_loss": 0.01, "test_accuracy": 0.95 + n / 1000}
+    return found
+
+
+def averaged(star, auroc, ece):
+    return {"kind": "bma", "star": star, "net": "mlp1 width=8", "dataset": "digits", "members": 17, "draws": 10,
+            "rows": [{"predictor": p, "measure": m, "value": v} for p, m, v in (
+                ("bma", "ece", 0.5), ("difference", "wrong_confidence", auroc), ("difference", "ece", ece))]}
+
+
+def test_recipes_are_judged_seed_by_seed_and_averages_star_by_star():
+    bases = [(0.2, 0.3, 0.4), (0.5, 0.4, 0.6), (0.3, 0.7, 0.1)]  # far apart; between the recipes little differs
+    of = {s: [np.array(b) + 0.001 * n * np.arange(3) for b in bases] for n, s in enumerate(("uniform", "beta"))}
+    found = [recipe(s, of["uniform"][s]) for s in range(3)]
+    found += [recipe(s, of["beta"][s] - 0.02, t_sampling="beta") for s in range(3)]
+    found += [recipe(s, of["beta"][s] - 0.02 + 0.01 * (-1) ** s, loss=0.08 + s / 100, t_sampling="constant")
+              for s in range(3)]
+    found += [recipe(s, of["uniform"][s], accuracy=0.951 + s / 1000, mu=1.0) for s in range(3)]
+    made = {c.id: c for c in claims.judged(found, [averaged(f"star {s}", 0.01 + s / 1000, -0.02) for s in range(3)])}
+    said = {k.removeprefix("star:tables-"): c.verdict for k, c in made.items() if "tables" in k}
+    assert said == {"beta": "holds", "half": "not decided", "half-loss": "holds", "mu": "not decided",
+                    "bma-auroc": "holds", "bma-ece": "fails"}
+    assert made["star:tables-beta"].value == pytest.approx(-0.02 + 0.001) and made["star:tables-beta"].n == 9
+    assert made["star:tables-half-loss"].value == pytest.approx(0.07) and made["star:tables-half-loss"].n == 3
+    assert made["star:tables-mu"].value == pytest.approx(0.001)
+    assert made["star:tables-bma-auroc"].value == pytest.approx(0.011)
+    assert {c.command for c in made.values()} == {"bash scripts/fig_star_tables.sh"}
+    alone = verdicts([f for f in found if f["star"]["t_sampling"] != "constant"])
+    assert alone.keys() == {"tables-beta", "tables-mu"}
+    assert "star:tables-bma-ece" not in {c.id for c in claims.judged([], [averaged("one", 0.1, 0.1)])}
+
+
+def test_averages_of_one_setting_are_taken_together(tmp_path):
+    for k, one in enumerate([*(averaged(f"star {s}", 0.1, 0.1) for s in range(2)),
+                             averaged("star 2", 0.1, 0.1) | {"members": 3}, made_up(0.1, 0.2)]):
+        runs.write_json(tmp_path / str(k) / "results.json", one)
+        (tmp_path / str(k) / "done").touch()
+    assert [f["star"] for f in comparisons.averages(tmp_path)] == ["star 0", "star 1"]
+    assert len(comparisons.comparisons(tmp_path)) == 1
+
+
 # ---- scripts -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("scale", ["cpu", "paper"])
-@pytest.mark.parametrize("name", ["fig_star_mnist_width.sh", "fig_star_cifar.sh"])
+@pytest.mark.parametrize("name", ["fig_star_mnist_width.sh", "fig_star_cifar.sh", "fig_star_tables.sh"])
 def test_a_script_says_what_it_would_do(name, scale, tmp_path):
     done = subprocess.run(["bash", f"scripts/{name}", "--scale", scale, "--dry_run"], cwd=ROOT, capture_output=True,
                           text=True, check=False, env={"PATH": "/usr/bin:/bin", "RUNS": str(tmp_path / "runs")})
     assert done.returncode == 0, done.stderr
     modules = {"sources": sources, "train": learn, "compare": compare}
+    if name == "fig_star_tables.sh":
+        modules |= {"barriers": barriers, "bma": bma}
     commands = [line.split() for line in done.stdout.splitlines() if line.startswith("python -m star.")]
-    assert {c[2] for c in commands} == {"star.sources", "star.train", "star.compare", "star.claims"}
+    assert {c[2] for c in commands} == {*(f"star.{m}" for m in modules), "star.claims"}
     for words in commands:
         if words[2] != "star.claims":
             modules[words[2].removeprefix("star.")].make_parser().settings(words[3:])

@@ -280,7 +280,7 @@ def test_a_star_is_saved_as_a_plain_network_that_knows_its_anchors(root, run):
     assert [a["path"] for a in said] == of(root, CNN, 0, 1)
     assert [a["digest"] for a in said] == [learn.content(weights.of(runs.load(p).network)) for p in of(root, CNN, 0, 1)]
     before = {k: v.clone() for k, v in held.network.state_dict().items() if "running" in k}
-    evaluate.reestimate_bn(held.network, data.train, held.preprocessing, rows=train.some_rows(data.train, 100))
+    evaluate.reestimate_bn(held.network, data.train, held.preprocessing, rows=data.train.some_rows(100))
     for k, v in before.items():  # statistics at the star
         assert torch.allclose(held.network.state_dict()[k], v, rtol=1e-4, atol=1e-5), k
 

@@ -55,7 +55,7 @@ def test_each_point_says_what_its_network_says_alone(root, found):
     images = train.make_data(learn.argparse.Namespace(**config))
     for n, point in enumerate(("vertex=0", "t=0.25", "centre", "t=0.75", "vertex=1")):
         held = runs.load(row["path"], point=point)
-        evaluate.reestimate_bn(held.network, images.train, held.preprocessing, rows=train.some_rows(images.train, 100))
+        evaluate.reestimate_bn(held.network, images.train, held.preprocessing, rows=images.train.some_rows(100))
         said = evaluate.logits(held.network, images.test, held.preprocessing)
         assert np.allclose(arrays["logits"][n], said.numpy(), atol=2e-4)
     assert row["points"][2]["accuracy"] == metrics.accuracy(arrays["logits"][2], arrays["labels"])
@@ -170,7 +170,7 @@ def test_published_statistics_are_of_the_trainings_batches(root, bn):
     config = runs.run_source(path, ["net"]).config
     images = train.make_data(learn.argparse.Namespace(**config)).train
     held = runs.load(path, point="vertex=1")
-    rows, augment = train.some_rows(images, 0), data.parse_augment(config["augment"], data.entry("digits"))
+    rows, augment = images.some_rows(0), data.parse_augment(config["augment"], data.entry("digits"))
     draws = images.draw(augment, seeding.stream(0, "statistics", "augment"))
     evaluate.reestimate_bn(held.network, images, held.preprocessing, None, rows, 48, "fp32", bn, augment, draws)
     said = evaluate.logits(held.network, data.load("digits", val_size=0).test, held.preprocessing).numpy()

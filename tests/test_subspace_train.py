@@ -69,7 +69,7 @@ def test_its_statistics_are_those_of_the_centre(line):
     held = runs.load(line)
     data = data_of(line)
     before = {k: v.clone() for k, v in held.network.state_dict().items() if "running" in k}
-    evaluate.reestimate_bn(held.network, data.train, held.preprocessing, rows=train.some_rows(data.train, 100))
+    evaluate.reestimate_bn(held.network, data.train, held.preprocessing, rows=data.train.some_rows(100))
     for k, v in before.items():
         assert torch.allclose(held.network.state_dict()[k], v, rtol=1e-4, atol=1e-5), k
 

@@ -20,7 +20,7 @@ NORMS = {"stored": "interpolated, as they are stored", "reset": "estimated anew 
          "published": "as starlight's find_barriers.py: at A as stored; elsewhere exponential averages over augmented "
                       "batches of the training images"}
 ALIGNMENTS = ("none", "weights", "activations", "sinkhorn", "published")
-POINTS_AT_ONCE = 64  # weight dicts that share a pass, if they fit into
+POINTS_AT_ONCE = 64  # weight dicts that are held and share a pass, if they fit into
 BYTES_AT_ONCE = 2_000_000_000
 PUBLISHED_BS = 128  # of starlight's trainings
 
@@ -110,10 +110,22 @@ def ends(scene, networks, norm):
     return [{part: (losses[m], right[m]) for part, (losses, right) in said.items()} for m in range(len(networks))]
 
 
+def statistics_of_ends(scene, norm):
+    """By what statistics, as `ends` takes them, the first and the second end of a line with that norm are measured."""
+    settled = "reset" if scene.normed else "stored"
+    return {"stored": ("stored", "stored"), "reset": ("reset", "reset"), "repair": (settled, settled),
+            "published": ("stored", "published")}[norm]
+
+
+def at_once(point):
+    """How many weight dicts like this one are held and share a pass over images."""
+    size = sum(v.numel() * v.element_size() for v in point.values())
+    return max(1, min(POINTS_AT_ONCE, BYTES_AT_ONCE // size))
+
+
 def together(points):
     """The weight dicts in lists of as many as may share a pass over images."""
-    size = sum(v.numel() * v.element_size() for v in points[0].values())
-    most = max(1, min(POINTS_AT_ONCE, BYTES_AT_ONCE // size))
+    most = at_once(points[0])
     return [points[i:i + most] for i in range(0, len(points), most)]
 
 

@@ -502,9 +502,12 @@ def describe(path):
 
     try:
         with safe_open(path, framework="np") as f:
-            return json.loads((f.metadata() or {}).get(KEY, "{}"))
+            described = json.loads((f.metadata() or {}).get(KEY, "{}"))
     except (SafetensorError, ValueError, OSError) as e:
         raise ContentError(f"checkpoint {path} is truncated or not a safetensors file ({e})") from None
+    if "architecture" in described:
+        described["architecture"] = models.with_width(described["architecture"])
+    return described
 
 
 def read_foreign(path):
@@ -588,6 +591,7 @@ def load(path, architecture=None, preprocessing=None, which="model", point=""):
     preprocessing = described.get("preprocessing", preprocessing)
     if architecture is None:
         raise UsageError(f"{path} does not say what network it is: give --net NAME")
+    architecture = models.with_width(architecture)
     if "subspace" in described:
         from landscape import subspace
 

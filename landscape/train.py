@@ -43,9 +43,10 @@ def input_size(net, own, asked):
 
 def make_network(args, data):
     """(network with fresh weights drawn under init_seed, what describes it and its inputs for the checkpoint)."""
-    architecture = {"name": models.canonical(args.net), "num_classes": len(data.entry.classes),
-                    "in_channels": data.preprocessing["channels"], "image_size": data.preprocessing["image_size"],
-                    "width": args.width}
+    architecture = models.with_width({
+        "name": models.canonical(args.net), "num_classes": len(data.entry.classes),
+        "in_channels": data.preprocessing["channels"], "image_size": data.preprocessing["image_size"],
+        "width": args.width})
     check_inputs(f"--net {args.net}", args.net, data.entry)
     normalize = datasets.normalization(args.normalize, data.entry, data.preprocessing["channels"])
     described = {"architecture": architecture, "preprocessing": {**data.preprocessing, **normalize}}
@@ -109,8 +110,9 @@ def foreign(net, args, entry):
     """{"architecture", "preprocessing"} of a file that does not describe itself, as the flags and the data set say."""
     size = input_size(net, entry.image_size, args.image_size)
     channels = args.channels or entry.channels
-    return {"architecture": {"name": models.canonical(net), "num_classes": len(entry.classes), "in_channels": channels,
-                             "image_size": size, "width": args.width},
+    architecture = {"name": models.canonical(net), "num_classes": len(entry.classes), "in_channels": channels,
+                    "image_size": size, "width": args.width}
+    return {"architecture": models.with_width(architecture),
             "preprocessing": {"image_size": size, "channels": channels,
                               **datasets.normalization(args.normalize, entry, channels)}}
 

@@ -244,6 +244,23 @@ def entry(name):
     raise ModelError(f"{name} is not in the table of models: nothing is known about it here")
 
 
+def own_width(name):
+    """The width of the network of that name where none is asked for; 0 of one that comes in one width, and of
+    package.module:factory."""
+    if ":" in canonical(name) or not (row := entry(name)).width:
+        return 0
+    if row.width in row.settings:
+        return row.settings[row.width]
+    module, function = row.factory.split(":")
+    made_by = vars(importlib.import_module(f"{__name__}.{module}"))[function]
+    return inspect.signature(made_by).parameters[row.width].default
+
+
+def with_width(architecture):
+    """An architecture dict (name, …, width) whose width is a number where the network has one: 0 meant its own."""
+    return {**architecture, "width": architecture.get("width") or own_width(architecture["name"])}
+
+
 def build(name, num_classes=10, *, in_channels=3, image_size=32, width=0, **extra):
     """The network of that name with fresh weights, drawn from torch's global generator.
 

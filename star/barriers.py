@@ -60,7 +60,7 @@ def make_parser():
                         "estimated anew at each point, with each layer's outputs rescaled too, or as starlight has "
                         "them: A's as stored, elsewhere averaged over augmented batches with momentum 0.1 (networks "
                         "without BatchNorm have no reset and no published)")
-    g = parser.group("output as starlight's")
+    g = parser.group("output as starlight's", named=True)
     g.add_argument("--kind", default="anchor_held_out", choices=starlight.KINDS,
                    help="the list in its YAML form that these pairs are")
     g.add_argument("--level", type=cli.number(0.5, 0.9999), default=0.95, help="of the intervals")
@@ -78,7 +78,8 @@ def main(argv=None):
     firsts, seconds = find(args.a, args.select), find(args.b, args.select)
     pairs = all_pairs(firsts, seconds)
     members = firsts + seconds
-    # Other networks, another folder.
+    for name in ("a", "b", "select"):  # what the networks are, not where they lie, names the run
+        args.differs.pop(name, None)
     args.differs["weights"] = runs.hash8([runs.digest(m, args.which) for m in members])
     head = f"barriers_{len(firsts)}x{len(seconds)}" if seconds else f"barriers_{len(firsts)}"
     path = runs.folder("star", args, head)
@@ -143,8 +144,9 @@ class Networks:
     data: object
 
 
-def load(args, members, device):
-    """Raises UsageError, FileProblem and ContentError, naming the network."""
+def load(args, members, device, which=()):
+    """The Networks of some Sources. which: of each member "model" or "best", where that is not args.which. Raises
+    UsageError, FileProblem and ContentError, naming the network."""
     from landscape import data as datasets
     from landscape import train
     from landscape import weights as algebra
@@ -162,7 +164,8 @@ def load(args, members, device):
                              f"--dataset {given[0]['dataset']} measures on all of its training set")
     name = args.dataset or given[0]["dataset"]
     entry = datasets.entry(name, args.data_root)
-    trained = [train.load_network(m.path, args.net or m.group, args, entry, args.which) for m in members]
+    trained = [train.load_network(m.path, args.net or m.group, args, entry, of)
+               for m, of in zip(members, which or [args.which] * len(members))]
     first = trained[0]
     for other in trained[1:]:
         for what in ("architecture", "preprocessing"):
@@ -193,8 +196,8 @@ def compute(args, run, members, pairs):
                                for n in args.bn))
     rows = measured(args, run, scene, nets.weights, pairs, axes, norms)
     models = [{"path": str(m.path), "name": m.seed_name, "group": m.group} for m in members]
-    return {"kind": "barriers", "level": args.level, "align": args.align, "bn": norms, "adaptive": args.adaptive,
-            "images": image_counts(scene),
+    return {"kind": "barriers", "dataset": nets.data.name, "level": args.level, "align": args.align, "bn": norms,
+            "adaptive": args.adaptive, "images": image_counts(scene),
             "first": len(members) - len({j for _, j in pairs}) if args.b else len(members), "sets": 2 if args.b else 1,
             "models": models, "lines": rows, "summary": summary(rows, args.align, norms, args.level)}
 
@@ -225,24 +228,16 @@ def measured(args, run, scene, weights, pairs, axes, norms, keep=True):
     files = {(i, j, how, norm): run.path / "arrays" / f"line-{i}-{j}-{how}-{norm}.npz"
              for i, j in pairs for how in args.align for norm in norms}
     missing = [key for key, file in files.items() if not file.exists()]
-    own = {}
-    if missing:
-        for norm in dict.fromkeys("reset" if key[3] == "repair" and scene.normed else key[3].replace("repair", "stored")
-                                  for key in missing):
-            own[norm] = engine.ends(scene, weights, norm)
-        if "repair" in norms:
-            own["repair"] = own["reset" if scene.normed else "stored"]
-        if "published" in norms and "stored" not in own:
-            own["stored"] = engine.ends(scene, weights, "stored")
+    at_ends = {norm: engine.statistics_of_ends(scene, norm) for norm in {key[3] for key in missing}}
+    own = {how: engine.ends(scene, weights, how) for how in dict.fromkeys(h for both in at_ends.values() for h in both)}
     progress = runs.Progress(len(files), "lines", len(files) - len(missing))
-    together = max(1, engine.POINTS_AT_ONCE // (3 if args.adaptive else len(ts) - 2))
+    together = max(1, engine.at_once(weights[0]) // (3 if args.adaptive else len(ts) - 2))
     for start in range(0, len(missing), together):
         keys, aligned = missing[start:start + together], {}
         for i, j, how, _ in keys:
             if (i, j, how) not in aligned:
                 aligned[i, j, how] = engine.align(how, scene, weights[i], weights[j], axes, args.match_seed)
-        some = [engine.Line(weights[i], aligned[i, j, how][0], norm,
-                            both(own["stored" if norm == "published" else norm], own[norm], i, j))
+        some = [engine.Line(weights[i], aligned[i, j, how][0], norm, both(*(own[h] for h in at_ends[norm]), i, j))
                 for i, j, how, norm in keys]
         if args.adaptive:
             highest = engine.find_highest(scene, some)
@@ -282,7 +277,7 @@ def describe(key, line, found, ts, far, before, level):
     return row
 
 
-BLOCKS = 500  # images are drawn in so many blocks: the resamples of 50,000 single ones would not fit into memory
+BLOCKS = 500  # images are drawn in so many sets: the resamples of 50,000 single ones would not fit into memory
 
 
 def curve(losses, right, ts, level=None):
@@ -306,9 +301,10 @@ def over_images(losses, ts, level):
 
     from landscape import metrics, results
 
-    blocks = [part.mean(1, dtype=float) for part in np.array_split(losses, min(BLOCKS, losses.shape[1]), axis=1)]
-    sizes = np.array([len(part) for part in np.array_split(np.arange(losses.shape[1]), len(blocks))]) / losses.shape[1]
-    blocks = np.array(blocks) * (sizes * len(blocks))[:, None]  # their mean is the mean over images
+    n = losses.shape[1]
+    count = min(BLOCKS, n)
+    blocks = [losses[:, k::count] for k in range(count)]  # strided: images may be sorted by class
+    blocks = np.array([some.sum(1, dtype=float) for some in blocks]) * count / n  # their mean is the mean over images
     return results.bootstrap(blocks, lambda v: metrics.barrier(v.mean(0), ts), 500, level)[1:]
 
 

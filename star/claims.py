@@ -171,7 +171,7 @@ def over_anchors(sets):
               "ones", difference(star, regular), 0, "below", f"difference of barriers, {most} anchors",
               "0.077 against 0.381 (50 anchors)", where, "anchors"),
         claim("anchors", "Figure 1", "the barrier falls with the number of anchors", decay(sets), 0, "below",
-              f"exponent of N over N = {', '.join(str(n) for n, _ in sets)}", "-0.55 for N from 10 to 50", last,
+              f"exponent of N over N = {', '.join(str(n) for n, _ in sets)}", "-0.55 for N from 10 to 50", where,
               "anchors"),
         claim("levelling", "Figure 1", f"it does not level off: it still falls from {fewer} to {most} anchors", drop, 0,
               "below", "difference of barriers", None, where, "anchors"),

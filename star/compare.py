@@ -43,7 +43,8 @@ def make_parser():
     g.add_argument("--paths", type=cli.natural, default=3, metavar="K",
                    help="pairs of anchors whose straight line is compared with the path over the star")
     g.add_argument("--which", default="model", choices=("model", "best"),
-                   help="of a run: the last weights, or the best on its validation set")
+                   help="of a run: the last weights, or the best on its validation set; of anchors those that the star "
+                        "was trained with")
     cli.add_foreign(parser, dataset="", named=True)
     g = parser.group("lines", named=True)
     barriers.add_points(g)
@@ -82,17 +83,18 @@ def measure(args, star):
     said = described(star, args.which)
     groups = {"star": [star], "anchor": [one for a in said["anchors"] for one in barriers.find([a["path"]])],
               "held_out": barriers.find(args.held_out, args.held_out_select), "other": barriers.find(args.others)}
+    which = {name: said["which"] if name == "anchor" else args.which for name in groups}
     groups["held_out"] = [s for s in groups["held_out"] if not described(s, args.which)]
     if not groups["held_out"]:
         raise UsageError("--held_out gives stars only, no other network")
-    seen = {runs.digest(s, args.which): s for s in groups["anchor"]}
+    seen = {runs.digest(s, which["anchor"]): s for s in groups["anchor"]}
     for source in groups["held_out"]:
         if runs.digest(source, args.which) in seen:
             raise UsageError(f"{source.path} is an anchor of {star.path}: choose others by --held_out_select")
-    members = [s for group in groups.values() for s in group]
+    members = [(s, which[name]) for name, group in groups.items() for s in group]
     for name in ("stars", "select", "held_out", "held_out_select", "others", "bends", "swa"):
         args.differs.pop(name, None)
-    args.differs["weights"] = runs.hash8([*(runs.digest(m, args.which) for m in members), *args.bends, *args.swa])
+    args.differs["weights"] = runs.hash8([*(runs.digest(*m) for m in members), *args.bends, *args.swa])
     head = f"compare_{star.config['net']}_star{len(groups['anchor'])}"
     path = runs.folder("star", args, head)
     if args.dry_run:
@@ -108,12 +110,15 @@ def measure(args, star):
 # ---- measuring -----------------------------------------------------------------------------------------------------
 
 def compute(args, run, star, said, groups, members):
-    from landscape import permute
+    """Everything, as plain values. groups: the Sources by role; members: all of them, in that order, each with what of
+    it is measured ("model" or "best")."""
+    from landscape import evaluate, permute
     from star import stars
     from star.train import content
 
     device = cli.set_up_device(args)
-    nets = barriers.load(args, members, device)
+    members, which = zip(*members)
+    nets = barriers.load(args, members, device, which)
     for known, source, one in zip(said["anchors"], groups["anchor"], nets.weights[1:]):
         if content(one) != known["digest"]:
             raise ContentError(f"{source.path} is no longer the network that {star.path} was trained with")
@@ -125,8 +130,9 @@ def compute(args, run, star, said, groups, members):
     anchors = [permute.parameters(nets.weights[k]) for k in places["anchor"]]
     mean = stars.aligned_mean(anchors, axes, args.match_seed)
     swa = [average(path, nets.weights[0]) for path in args.swa]
-    # BatchNorm statistics of these are estimated at every use:
-    held = [*nets.weights, {**nets.weights[0], **mean}, *({**nets.weights[0], **one} for one in swa)]
+    made = [{**nets.weights[0], **one} for one in (mean, *swa)]
+    held = [*nets.weights, *evaluate.reestimate_bn(scene.network, scene.train, scene.normalize, made, scene.rows,
+                                                   scene.bn_bs)]
     places["mean"] = [len(nets.weights)]
     places["other"] += range(len(nets.weights) + 1, len(held))
     if args.anchors_measured:
@@ -147,7 +153,7 @@ def compute(args, run, star, said, groups, members):
             "images": barriers.image_counts(scene),
             "star": {"path": str(star.path), "anchors": len(groups["anchor"]), "held_out": len(groups["held_out"]),
                      **{k: config[k] for k in ("net", "width", "dataset", "init_seed", "epochs", "opt", "t_sampling",
-                                               "mu", "init")}, "aligned_by": said["align"]},
+                                               "mu", "init", "anti", "samples")}, "aligned_by": said["align"]},
             "models": [{"number": k, "name": names[k][0], "path": names[k][1], "role": roles[k], **standing(rows, k)}
                        for k in sorted(roles)],
             "lines": rows, "summary": summary(rows, args.align, args.level), "bends": bends,

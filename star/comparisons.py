@@ -22,17 +22,20 @@ def cell(found, kind, how, split="train", measure="loss_barrier"):
 
 
 def comparisons(folder):
-    """The results of star.compare under a folder, of each star the last by name."""
-    return list({found["star"]["path"]: found for found in finished(folder, "star")}.values())
+    """The results of star.compare under a folder, of each star those of most lines."""
+    held = sorted(finished(folder, "star"), key=lambda found: len(found["lines"]))
+    return list({found["star"]["path"]: found for found in held}.values())
 
 
 def averages(folder):
-    """The results of star.bma under a folder, of each star the last by name; of the network, data, and number of
-    members with most stars."""
+    """The results of star.bma under a folder with t uniform, one of each star; those of the network, data, number of
+    members and alignment with most stars."""
     held = {}
-    for found in {found["star"]: found for found in finished(folder, "bma")}.values():
-        held.setdefault((found["net"], found["dataset"], found["members"]), []).append(found)
-    return max(held.values(), key=len, default=[])
+    for found in finished(folder, "bma"):
+        if found["t"] == "uniform":
+            same = held.setdefault(tuple(found[k] for k in ("net", "dataset", "members", "align", "bn")), {})
+            same[found["star"]] = found
+    return list(max(held.values(), key=len, default={}).values())
 
 
 def finished(folder, kind):
@@ -41,9 +44,13 @@ def finished(folder, kind):
 
 
 def recipe(found):
-    """How a star was trained, in words: where t was drawn, and the weight of its own loss."""
+    """How a star was trained, in words: where t was drawn, and what differs from the published way."""
     star = found["star"]
-    return f"t {star['t_sampling']}" + (f", mu = {star['mu']:g}" if star["mu"] else "")
+    words = [f"t {star['t_sampling']}", f"mu = {star['mu']:g}" if star["mu"] else "",
+             "anti-star" if star.get("anti") else "", f"{n} draws a step" if (n := star.get("samples", 1)) > 1 else "",
+             f"from the {star['init']}" if star["init"] != "scratch" else "",
+             f"aligned by {star['aligned_by']}" if star["aligned_by"] != "weights" else ""]
+    return ", ".join(w for w in words if w)
 
 
 def published(results):
@@ -51,12 +58,17 @@ def published(results):
     return [found for found in results if recipe(found) == "t uniform"]
 
 
+def training(star):
+    """What stars must share besides their width to be compared."""
+    return tuple(star[k] for k in ("net", "dataset", "epochs", "opt"))
+
+
 def by_recipe(results):
     """{recipe: [results]} of the network, data and number of anchors with stars of most recipes."""
     held = {}
     for found in results:
         star = found["star"]
-        same = held.setdefault((star["net"], star["width"], star["dataset"], star["anchors"]), {})
+        same = held.setdefault((*training(star), star["width"], star["anchors"]), {})
         same.setdefault(recipe(found), []).append(found)
     return dict(sorted(max(held.values(), key=len, default={}).items()))
 
@@ -67,16 +79,18 @@ def by_width(results):
     held = {}
     for found in sorted(published(results), key=lambda r: (r["star"]["anchors"], -r["star"]["init_seed"])):
         star = found["star"]
-        held.setdefault((star["net"], star["dataset"]), {})[star["width"]] = found
+        held.setdefault(training(star), {})[star["width"]] = found
     return sorted(max(held.values(), key=len, default={}).items())
 
 
 def by_anchors(results):
-    """[(N, results)] in ascending order, of the network and data with published stars of most numbers of anchors."""
+    """[(N, results)] in ascending order, of the network, data and held-out networks with published stars of most
+    numbers of anchors."""
     held = {}
     for found in published(results):
         star = found["star"]
-        held.setdefault((star["net"], star["width"], star["dataset"]), {})[star["anchors"]] = found
+        others = frozenset(m["path"] for m in found["models"] if m["role"] == "held_out")
+        held.setdefault((*training(star), star["width"], others), {})[star["anchors"]] = found
     return sorted(max(held.values(), key=len, default={}).items())
 
 
@@ -96,4 +110,5 @@ def table(results):
                 some = [m for m in found["models"] if m["role"] == role]
                 row |= {f"{role}_{k}": sum(m[k] for m in some) / len(some) for k in ("train_loss", "test_accuracy")}
             rows.append(row)
-    return sorted(rows, key=lambda r: (r["net"], r["dataset"], r["width"], r["anchors"], r["align"]))
+    return sorted(rows, key=lambda r: [r[k] for k in ("net", "dataset", "width", "anchors", "t_sampling", "mu",
+                                                      "init_seed", "align")])

@@ -83,7 +83,7 @@ class Star(subspace.Subspace):
         for group, perm in self.perms.items():
             if state_dict[f"alignment.{group}"].shape != perm.shape:
                 raise ContentError("this saved state is of a star of other anchors")
-        for n in range(len(self.fixed)):
+        for n in range(len(self.fixed) if self.perms else 0):
             self.permute_anchor(n, {g: state_dict[f"alignment.{g}"][n] for g in self.perms})
 
 
@@ -156,6 +156,7 @@ def held_out_barriers(scene, star, others, how, axes, seed):
     """(mean loss barrier, mean accuracy barrier) of the lines between a network and others, on the images of scene.rows
     at TS, with BatchNorm's statistics estimated anew at each point; others are aligned to it first."""
     images = scene.train.subset(scene.rows)
+    (star,) = evaluate.reestimate_bn(scene.network, scene.train, scene.normalize, [star], scene.rows, scene.bn_bs)
     heights, drops = [], []
     for other in others:
         aligned, _ = lines.align(how, scene, star, other, axes, seed)

@@ -11,7 +11,7 @@ import torchvision
 
 import models
 import models.keras_cnn
-from models import MODELS, ModelError, __main__, build, canonical, entry, known
+from models import MODELS, ModelError, __main__, build, canonical, entry, known, own_width, with_width
 from models.resnet_cifar import ZeroPadded
 from models.vit import Attention, Patches
 
@@ -218,6 +218,17 @@ def test_width(name):
         __main__.parameters(__main__.empty(name, row, width=width)) for width in (narrow, 2 * narrow)
     )
     assert small < large <= 5 * small  # five, not four: wrn keeps a stem of 16
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_its_own_width_is_known(name):
+    row = entry(name)
+    width = own_width(name)
+    assert bool(width) == bool(row.width)
+    whole, named = (__main__.parameters(__main__.empty(name, row, width=w)) for w in (0, width))
+    assert whole == named
+    assert with_width({"name": name, "width": 0})["width"] == width
+    assert with_width({"name": name, "width": 3})["width"] == 3
 
 
 @pytest.mark.parametrize("name", DIGITS)

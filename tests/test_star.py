@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -212,6 +213,18 @@ def test_a_curve_and_its_interval():
     assert flat["loss_barrier"] == 0 and flat["excess"][1] < -2  # the signed excess is kept
 
 
+def test_the_order_of_the_images_matters_little_to_intervals():
+    """Sets of images in folders are sorted by class, and losses differ between classes."""
+    rng = np.random.default_rng(0)
+    losses = np.stack([np.zeros(20000), np.repeat(rng.random(100), 200) + rng.random(20000), np.zeros(20000)])
+    widths = [np.diff(barriers.over_images(some, [0.0, 0.5, 1.0], 0.95)).item()
+              for some in (losses, losses[:, rng.permutation(20000)])]
+    assert widths[0] == pytest.approx(2 * 1.96 * losses[1].std() / 20000**0.5, rel=0.25)
+    assert widths[0] == pytest.approx(widths[1], rel=0.25)
+    uneven = barriers.over_images(losses[:, :701], [0.0, 0.5, 1.0], 0.95)
+    assert uneven[0] < losses[1, :701].mean() < uneven[1]
+
+
 def test_intervals_over_pairs_are_clustered_by_network():
     generator = np.random.default_rng(1)
     rows, columns = generator.normal(size=4), generator.normal(size=5)
@@ -284,6 +297,47 @@ def test_the_program_measures_all_pairs_and_goes_on_where_it_was(trained, tmp_pa
     assert file.read_bytes() == before
     assert plot.main([str(out), "--plot_path", str(tmp_path / "figures"), "--formats", "pdf"]) == 0
     assert len(list((tmp_path / "figures").glob("*/*.pdf"))) == 2
+
+
+def test_lines_of_one_statistic_are_measured_alone(digits, tmp_path):
+    """A broken measurement lacks lines of some kinds of BatchNorm, others are there."""
+    of, nets = scene(digits), [weights.of(network(seed=s)) for s in (1, 2)]
+    args = barriers.make_parser().settings(["--points", "3", "--align", "none"])
+
+    def found():
+        return barriers.measured(args, SimpleNamespace(path=tmp_path), of, nets, [(0, 1)], None, barriers.NORMS)
+
+    whole = found()
+    assert [row["bn"] for row in whole] == list(barriers.NORMS)
+    for norm in barriers.NORMS:
+        (tmp_path / "arrays" / f"line-0-1-none-{norm}.npz").unlink()
+        assert found() == whole
+
+
+def test_where_networks_lie_is_no_part_of_the_name_and_what_is_written_is(trained, tmp_path):
+    moved = tmp_path / "elsewhere"
+    moved.symlink_to(trained / "smoke/regions")
+    out = ["--runs", str(tmp_path / "out"), "--points", "3", "--align", "none", "--select", "width=12"]
+    for argv in (["-a", str(trained / "smoke/regions")], ["-a", str(moved)],
+                 ["-a", *(s.path.as_posix() for s in runs.find_models(moved, select=["width=12"]))]):
+        assert barriers.main([*argv, *out]) == 0
+        assert len(list((tmp_path / "out").rglob("results.json"))) == 1
+    assert barriers.main(["-a", str(moved), *out, "--kind", "star_anchor", "--level", "0.5"]) == 0
+    files = [runs.read_json(f) for f in (tmp_path / "out").rglob("results.json")]
+    assert sorted(f["level"] for f in files) == [0.5, 0.95]
+    assert {f["dataset"] for f in files} == {"digits"}
+    kinds = [starlight.read(f) for f in (tmp_path / "out").rglob("starlight-none-stored.yaml")]
+    assert sorted(len(k["star_anchor"]) for k in kinds) == [0, 3] and {k["dataset"] for k in kinds} == {"digits"}
+
+
+def test_a_width_that_is_the_networks_own_makes_no_difference(tmp_path):
+    import main
+
+    for width, seed in (("0", "0"), ("256", "1")):
+        main.main(["--net", "mlp1", "--width", width, "--seed", seed, "--dataset", "digits", "--imgs", "none",
+                   "--smoke", "--runs", str(tmp_path)])
+    assert barriers.main(["-a", str(tmp_path / "smoke/regions"), "--points", "3", "--align", "none", "--runs",
+                          str(tmp_path / "out")]) == 0
 
 
 def test_its_yaml_is_read_back_and_so_is_starlights(trained, tmp_path, capsys):

@@ -109,6 +109,39 @@ def test_the_mean_is_that_of_aligned_anchors(root, found):
     assert row["test_loss"] == pytest.approx(said["loss"], abs=1e-4)
 
 
+def test_a_mean_is_matched_by_its_own_statistics(tmp_path):
+    """The mean of a network with BatchNorm and its permuted copy is that network: matched by activations, a further
+    copy comes to lie on it."""
+    small = ["--net", "resnet20", "--width", "4", *SMALL[2:]]
+    sources.main([*small, "--seeds", "0", "--runs", str(tmp_path / "a")])
+    (one,) = runs.find_models(tmp_path / "a")
+    held = runs.load(one.path)
+    axes, own = axes_of(held.network), weights.of(held.network)
+    for name, seed in (("anchors/b.pt", 1), ("held/c.pt", 2)):
+        file = tmp_path / "resnet20" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(permute.apply(own, axes, permute.random(axes, seed)), file)
+    learn.main([*small, "--epochs", "1", "--anchors", str(one.path), str(tmp_path / "resnet20/anchors/b.pt"),
+                "--seed", "7", "--runs", str(tmp_path)])
+    compare.main(["--stars", str(tmp_path / "star"), "--held_out", str(tmp_path / "resnet20/held/c.pt"), "--net",
+                  "resnet20", "--width", "4", "--dataset", "digits", *LINES, "--align", "activations", "--runs", str(tmp_path / "out")])
+    (file,) = (tmp_path / "out").rglob("results.json")
+    (row,) = [r for r in runs.read_json(file)["lines"] if r["kind"] == "mean_held_out"]
+    assert row["distance"] < 1e-3 < row["distance_before"] and row["train"]["loss_barrier"] < 1e-3
+
+
+def test_anchors_are_those_that_the_star_was_trained_with(tmp_path):
+    more = ["--val_size", "60", "--eval_every", "1", "--net", "mlp1", "--width", "6", "--runs", str(tmp_path)]
+    few = [a for a in SMALL[2:] if a not in ("--eval_every", "0")]
+    sources.main([*few, *more, "--lr", "1.5", "--seeds", "0-2"])
+    nets = [str(s.path) for s in runs.find_models(tmp_path / "star_sources")]
+    assert any((Path(n) / "best.safetensors").read_bytes() != (Path(n) / "model.safetensors").read_bytes()
+               for n in nets[:2])
+    learn.main([*few, *more, "--anchors", *nets[:2], "--which", "best", "--seed", "9"])
+    assert compare.main(["--stars", str(tmp_path / "star"), "--held_out", nets[2], *LINES, "--runs",
+                         str(tmp_path / "out")]) == 0
+
+
 def test_a_star_of_one_anchor_is_compared_too(root, tmp_path):
     """The mean of its anchors is that anchor."""
     learn.main([*SMALL, "--width", "12", "--anchors", source(root, 0), "--seed", "7", "--runs", str(tmp_path)])
@@ -210,11 +243,13 @@ def made_up(star, regular, width=8, anchors=10, net="mlp1", noise=0.01, aligns=(
                 barrier = height * factor[how] + noise * k
                 rows.append({"kind": kind, "a": a, "b": 10 + k, "align": how,
                              "train": {"loss_barrier": barrier, "losses": [0.0, barrier, 0.0]}})
-    models = [{"number": n, "path": f"net{n}", "role": "x"} for n in (0, 1, 2, 3, 10, 11, 12)]
+    models = [{"number": n, "path": f"net{n}", "role": "held_out" if n > 9 else "x"} for n in (0, 1, 2, 3, 10, 11, 12)]
+    models[0] |= {"role": "star", "train_loss": 0.1, "test_accuracy": 0.9}
     return {"kind": "star", "align": list(aligns), "lines": rows, "models": models,
             "level": 0.95, "star": {"net": net, "width": width, "dataset": "digits", "anchors": anchors,
-                                    "path": f"{net}{width}", "held_out": 3, "init_seed": 0, "t_sampling": "uniform",
-                                    "mu": 0.0}}
+                                    "path": f"{net}{width} {anchors}", "held_out": 3, "init_seed": 0, "epochs": 60,
+                                    "opt": "SGD", "t_sampling": "uniform", "mu": 0.0, "init": "scratch",
+                                    "anti": False, "samples": 1, "aligned_by": "weights"}}
 
 
 def verdicts(results):
@@ -230,6 +265,8 @@ def test_each_claim_is_judged_on_the_stars_that_it_is_of():
     assert by_id["star:width-slope"].value == pytest.approx(0.3) and by_id["star:width-slope"].n == 9
     assert by_id["star:anchors"].value == pytest.approx(-0.5, abs=0.05)
     assert by_id["star:width-lower-008"].value == pytest.approx(-0.2)
+    assert all(c.protocol.startswith(("mlp1 of width", "mlp1 on digits", "resnet18 of width 64 on digits, training "))
+               and len(c.protocol) < 250 for c in by_id.values())
     assert by_id["star:levelling"].value == pytest.approx(0.4 * (10**-0.5 - 5**-0.5))
     bad = verdicts([*(made_up(0.9 * r + 0.1, r, w) for w, r in ((4, 0.5), (8, 0.3), (16, 0.1))),
                     *(made_up(0.6 + 0.01 * n, 0.5, 64, n, "resnet18") for n in (1, 2, 5, 10))])
@@ -264,7 +301,7 @@ def recipe(seed, heights, loss=0.02, accuracy=0.97, **how):
     for row in found["lines"]:
         if row["kind"] == "star_held_out":
             row["train"]["loss_barrier"] = heights[row["b"] - 10]
-    found["models"][0] |= {"role": "star", "train_loss": loss, "test_accuracy": accuracy}
+    found["models"][0] |= {"train_loss": loss, "test_accuracy": accuracy}
     for n, model in enumerate(found["models"][4:]):
         model |= {"role": "held_out", "train_loss": 0.01, "test_accuracy": 0.95 + n / 1000}
     return found
@@ -272,6 +309,7 @@ def recipe(seed, heights, loss=0.02, accuracy=0.97, **how):
 
 def averaged(star, auroc, ece):
     return {"kind": "bma", "star": star, "net": "mlp1 width=8", "dataset": "digits", "members": 17, "draws": 10,
+            "t": "uniform", "align": "weights", "bn": "stored",
             "rows": [{"predictor": p, "measure": m, "value": v} for p, m, v in (
                 ("bma", "ece", 0.5), ("difference", "wrong_confidence", auroc), ("difference", "ece", ece))]}
 
@@ -293,6 +331,8 @@ def test_recipes_are_judged_seed_by_seed_and_averages_star_by_star():
     assert made["star:tables-mu"].value == pytest.approx(0.001)
     assert made["star:tables-bma-auroc"].value == pytest.approx(0.011)
     assert {c.command for c in made.values()} == {"bash scripts/fig_star_tables.sh"}
+    assert made["star:tables-beta"].protocol == ("mlp1 of width 8 on digits, training loss; difference of barriers; "
+                                                 "interval over 9 lines")
     alone = verdicts([f for f in found if f["star"]["t_sampling"] != "constant"])
     assert alone.keys() == {"tables-beta", "tables-mu"}
     assert "star:tables-bma-ece" not in {c.id for c in claims.judged([], [averaged("one", 0.1, 0.1)])}
@@ -300,7 +340,8 @@ def test_recipes_are_judged_seed_by_seed_and_averages_star_by_star():
 
 def test_averages_of_one_setting_are_taken_together(tmp_path):
     for k, one in enumerate([*(averaged(f"star {s}", 0.1, 0.1) for s in range(2)),
-                             averaged("star 2", 0.1, 0.1) | {"members": 3}, made_up(0.1, 0.2)]):
+                             averaged("star 2", 0.1, 0.1) | {"members": 3}, averaged("star 3", 0.0, 0.0) | {"t": 1.0},
+                             made_up(0.1, 0.2)]):
         runs.write_json(tmp_path / str(k) / "results.json", one)
         (tmp_path / str(k) / "done").touch()
     assert [f["star"] for f in comparisons.averages(tmp_path)] == ["star 0", "star 1"]
@@ -330,7 +371,7 @@ def trained(number, **how):
     """Made-up results of one star of several, with an own loss and accuracy and a summary as star.compare makes it."""
     found = made_up(0.1 + number / 100, 0.3)
     found["star"] |= {"path": f"star{number}", "init_seed": number, **how}
-    found["models"][0] |= {"role": "star", "train_loss": 0.5 + number / 10, "test_accuracy": 0.9}
+    found["models"][0] |= {"train_loss": 0.5 + number / 10, "test_accuracy": 0.9}
     found["summary"] = [{"kind": "star_held_out", "align": how, "split": "train", "measure": "loss_barrier",
                          "value": 0.1} for how in found["align"]]
     return found
@@ -347,3 +388,27 @@ def test_stars_of_several_recipes_are_told_apart():
     figure = compare_figures.recipe_figure(recipes, "weights")
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == list(recipes)
     assert comparisons.by_recipe(uniform).keys() == {"t uniform"}
+
+
+def test_stars_of_other_settings_do_not_take_the_place_of_the_published():
+    counts = [made_up(0.4 * n**-0.5, 0.5, 64, n, "resnet18") for n in (1, 2, 5, 10)]
+    others = [made_up(2.0, 0.5, 64, 10, "resnet18") for _ in range(5)]
+    for one, change in zip(others, ({"init": "mean"}, {"anti": True}, {"samples": 4}, {"aligned_by": "none"},
+                                    {"epochs": 3})):
+        one["star"] |= {"path": f"another {change}", **change}
+    elsewhere = made_up(2.0, 0.5, 64, 10, "resnet18")  # the tables' script has other held-out networks
+    elsewhere["star"]["path"] = "tables"
+    for model in elsewhere["models"]:
+        model["path"] += " of the tables"
+    assert claims.judged([*counts, *others, elsewhere]) == claims.judged(counts)
+    assert comparisons.recipe(others[2]) == "t uniform, 4 draws a step"
+    assert comparisons.recipe(others[0]) == "t uniform, from the mean"
+
+
+def test_of_a_star_measured_twice_the_results_of_more_lines_stay(tmp_path):
+    small, large = made_up(0.1, 0.3), made_up(0.2, 0.3)
+    small["lines"] = small["lines"][:5]
+    for name, one in (("z", small), ("a", large)):
+        runs.write_json(tmp_path / name / "results.json", one)
+        (tmp_path / name / "done").touch()
+    assert comparisons.comparisons(tmp_path) == [large]

@@ -308,7 +308,8 @@ def test_the_held_out_barrier_is_that_of_star_barriers(root, run, tmp_path):
     assert found["held_out_accuracy_barrier"] == pytest.approx(line["train"]["accuracy_barrier"], abs=0.011)
 
 
-@pytest.mark.parametrize(("net", "more"), [(MLP, ["--mu", "1", "--samples", "2"]), (CNN, ["--align_every", "2"])])
+@pytest.mark.parametrize(("net", "more"), [(MLP, ["--mu", "1", "--samples", "2"]), (CNN, ["--align_every", "2"]),
+                                           (MLP, ["--align", "none"])])
 def test_resumed_equals_uninterrupted(root, tmp_path, monkeypatch, net, more):
     whole = trained(root, tmp_path / "a", net, (0, 1), *more)
     real, calls = train.take_step, []

@@ -127,6 +127,10 @@ MODELS = {
         "densenet:densenet40", ("DenseNet-40-12", "densenet_40_12"), "growth_rate", min_size=4,
         note="Huang et al. 2017, without these two; width: the growth rate (12)",
     ),
+    "densenet-40-12-stem24": Entry(
+        "densenet:densenet40", ("densenet_cifar",), "growth_rate", {"stem": 24}, min_size=4,
+        note="the same with 24 channels in the first layer, as starlight has it; width: the growth rate (12)",
+    ),
     "googlenet": Entry(
         "googlenet:googlenet", ("GoogLeNet",), min_size=4,
         note="Szegedy et al. 2015 with BatchNorm, CIFAR stem",

@@ -104,6 +104,6 @@ def densenet121(num_classes, in_channels, image_size, growth_rate=32):
     return DenseNet(BottleneckLayer, layers, growth_rate, 2 * growth_rate, 0.5, num_classes, in_channels)
 
 
-def densenet40(num_classes, in_channels, image_size, growth_rate=12):
+def densenet40(num_classes, in_channels, image_size, growth_rate=12, stem=16):
     """The paper's first network: 40 layers, no bottleneck, no compression, a stem of 16; images from 4x4."""
-    return DenseNet(PlainLayer, [12, 12, 12], growth_rate, 16, 1.0, num_classes, in_channels)
+    return DenseNet(PlainLayer, [12, 12, 12], growth_rate, stem, 1.0, num_classes, in_channels)

@@ -9,8 +9,9 @@ from star.comparisons import KINDS, PUBLISHED, by_anchors, by_recipe, by_width, 
 
 
 def figures(folder, found):
-    """{"barriers": those of each kind of line and alignment}"""
-    return {"barriers": star_figure(found)}
+    """{"barriers": those of each kind of line and alignment, "paths": ways from anchor to anchor, if measured}"""
+    paths = {"paths": path_figure(found)} if found["paths"] else {}
+    return {"barriers": star_figure(found), **paths}
 
 
 def star_figure(found):
@@ -31,6 +32,23 @@ def star_figure(found):
     star = found["star"]
     note = (f"star of {star['anchors']} {star['net']} on {star['dataset']}, {star['held_out']} held-out networks; "
             f"{found['level']:.0%} intervals")
+    return plots.interval_figure(groups, pairs, measures, note, each="pair")
+
+
+def path_figure(found):
+    """A row for each way from anchor to anchor: straight, over the star, along a learned curve; grey: each pair."""
+    ways = {f"{words}, {how}" if len(found["align"]) > 1 else words: [
+        {part: p[f"{part}_{key}"] for part in ("train", "test")} for p in found["paths"] if p["align"] == how]
+        for how in found["align"] for key, words in (("straight", "straight"), ("over_star", "over the star"))}
+    if found["bends"]:
+        ways["learned curve"] = [{part: b[f"{part}_barrier"] for part in ("train", "test")} for b in found["bends"]]
+    measures = {part: f"anchor to anchor: {part} loss barrier (nats)" for part in ("train", "test")}
+    groups = [{"group": name, **{part: dict(zip(("value", "low", "high"), bootstrap([p[part] for p in some])))
+                                 for part in measures}} for name, some in ways.items()]
+    pairs = [{"group": name, **{part: {"value": p[part]} for part in measures}} for name, some in ways.items()
+             for p in some]
+    star = found["star"]
+    note = f"{star['net']} on {star['dataset']}; 95% intervals over {len(found['paths']) // len(found['align'])} pairs"
     return plots.interval_figure(groups, pairs, measures, note, each="pair")
 
 

@@ -25,6 +25,7 @@ SMALL = {"width": 4, "k": 2, "c": 2, "growth_rate": 4, "widen_factor": 1, "dim":
 
 PARAMETERS = {  # at 10 classes, 3 channels, 32x32 (or the only size); texts: 50,000 words
     "densenet-40-12": 1_019_722,
+    "densenet-40-12-stem24": 1_059_298,
     "densenet121": 6_956_298,
     "fcnet": 3_819_978,
     "googlenet": 6_166_250,
@@ -587,7 +588,7 @@ def test_other_names_are_their_own():
     [
         ("resnet19", "did you mean resnet18"),
         ("RESNET18", "did you mean resnet18|did you mean ResNet18"),
-        ("quantum", "known: densenet-40-12, densenet121, .*wrn-28-30"),
+        ("quantum", "known: densenet-40-12, densenet-40-12-stem24, densenet121, .*wrn-28-30"),
         ("", "unknown model ''"),
         (None, "not None"),
         ("wrn-27-10", "must be 6n . 4: wrn-10-10, wrn-16-10"),

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+import models
 from landscape import claims as ledger
 from landscape import cli, evaluate, permute, runs, train, weights
 from landscape.errors import ContentError, FileProblem, UsageError
 from models.axes import axes_of
 from star import barriers, bma, claims, compare, compare_figures, comparisons, plot, sources, starlight, stars
 from star import train as learn
+from subspaces import train as curves
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)
@@ -123,8 +125,8 @@ def test_a_mean_is_matched_by_its_own_statistics(tmp_path):
         torch.save(permute.apply(own, axes, permute.random(axes, seed)), file)
     learn.main([*small, "--epochs", "1", "--anchors", str(one.path), str(tmp_path / "resnet20/anchors/b.pt"),
                 "--seed", "7", "--runs", str(tmp_path)])
-    compare.main(["--stars", str(tmp_path / "star"), "--held_out", str(tmp_path / "resnet20/held/c.pt"), "--net",
-                  "resnet20", "--width", "4", "--dataset", "digits", *LINES, "--align", "activations", "--runs", str(tmp_path / "out")])
+    compare.main(["--stars", str(tmp_path / "star"), "--held_out", str(tmp_path / "resnet20/held/c.pt"), *small[:4],
+                  "--dataset", "digits", *LINES, "--align", "activations", "--runs", str(tmp_path / "out")])
     (file,) = (tmp_path / "out").rglob("results.json")
     (row,) = [r for r in runs.read_json(file)["lines"] if r["kind"] == "mean_held_out"]
     assert row["distance"] < 1e-3 < row["distance_before"] and row["train"]["loss_barrier"] < 1e-3
@@ -163,8 +165,6 @@ def test_a_path_over_the_star_is_two_lines():
 
 
 def test_bends_and_others_stand_beside(root, tmp_path):
-    from subspaces import train as curves
-
     few = [a for a in SMALL if a not in ("--eval_every", "0")]
     curves.main([*few, "--width", "12", "--family", "curve", "--ends", f"{source(root, 0)},{source(root, 1)}", "--beta",
                  "0", "--runs", str(tmp_path)])
@@ -186,6 +186,10 @@ def test_bends_and_others_stand_beside(root, tmp_path):
     said = evaluate.score(network, data_of(swa).test, runs.load(swa).preprocessing)
     assert average["test_loss"] == pytest.approx(said["loss"], abs=1e-4)
     assert comparisons.cell(held, "anchor_held_out", "weights")["pairs"] == 4 and len(held["paths"]) == 1
+    figure = compare_figures.path_figure(held)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["straight", "over the star", "learned curve"]
+    drawn = [line.get_xdata()[0] for line in figure.axes[0].get_lines() if line.get_color() == "black"]
+    assert {held["paths"][0]["train_straight"], held["paths"][0]["train_over_star"], one["train_barrier"]} <= set(drawn)
     assert held["star"]["anchors"] == 3
 
 
@@ -358,12 +362,13 @@ def test_a_script_says_what_it_would_do(name, scale, tmp_path):
     assert done.returncode == 0, done.stderr
     modules = {"sources": sources, "train": learn, "compare": compare}
     if name == "fig_star_tables.sh":
-        modules |= {"barriers": barriers, "bma": bma}
-    commands = [line.split() for line in done.stdout.splitlines() if line.startswith("python -m star.")]
-    assert {c[2] for c in commands} == {*(f"star.{m}" for m in modules), "star.claims"}
+        modules |= {"barriers": barriers, "bma": bma, "subspaces.train": curves}
+    commands = [line.split() for line in done.stdout.splitlines() if line.startswith("python -m ")]
+    assert {c[2].removeprefix("star.") for c in commands} == {*modules, "claims"}
     for words in commands:
         if words[2] != "star.claims":
-            modules[words[2].removeprefix("star.")].make_parser().settings(words[3:])
+            args = modules[words[2].removeprefix("star.")].make_parser().settings(words[3:])
+            assert not getattr(args, "net", "") or models.canonical(args.net)
     assert not (tmp_path / "runs").exists()
 
 

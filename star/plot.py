@@ -4,8 +4,8 @@
 
 Under the given folders it draws every run whose results.json names a kind of FIGURES, into the run's figures/ or, with
 --plot_path DIR, into DIR/<run>. Of several stars that star.compare measured it also draws barriers against the width,
-star against regular over the widths, and barriers against the number of anchors, with the table stars.csv, into the
-first folder or DIR.
+star against regular over the widths, barriers against the number of anchors, and the ways to train a star side by side,
+with the table stars.csv, into the first folder or DIR.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Train a star: a network whose straight lines to N given networks, its anchors, have a low loss.
 
-    python -m star.train --anchors runs/star_sources --net mlp1 --dataset MNIST --epochs 60 --align weights
+    python -m star.train --anchors runs/star_sources --net mlp1 --width 16 --dataset MNIST --epochs 60 --align weights
 
 A step is at (1-t) star + t anchor with a drawn anchor and t, and moves the star (Sonthalia et al. 2025, arXiv
 2403.07968). The anchors, trained by star.sources, main.py or elsewhere, stay as they are on disk; here their hidden

@@ -72,8 +72,9 @@ for seed in $stars; do
     lines=$(tool -m star.barriers -a "${one:-STAR}" -b "${others[@]}" --points 21 --align none,weights "${on[@]}" |
       results_of) # the loss along t
   fi
-  averages=$(tool -m star.bma --star "${one:-STAR}" --anchors "$runs/star_sources" --ood "$ood" "${on[@]}" \
+  average=$(tool -m star.bma --star "${one:-STAR}" --anchors "$runs/star_sources" --ood "$ood" "${on[@]}" \
     --select $(all_anchors "$net" "$width") | results_of)
+  averages=${averages:-$average} # the figure shows those of the first star
 done
 
 if [ "$scale" = paper ]; then # widths and depths

@@ -73,8 +73,9 @@ if os.path.getsize(path) > 80_000:  # all figures in git together are under 5 MB
 print(os.path.basename(path))' "$2" "results/$study/$kept") ;;
     *) cp "$2" "results/$study/$kept" ;;
   esac
-  local made_by=results/$study/made.txt  # file, command, commit
-  { grep -v "^$kept " "$made_by" 2>/dev/null || true
+  local made_by=results/$study/made.txt stem=${kept%.*}  # file, command, commit
+  case "$kept" in *.png) rm -f "results/$study/$stem.jpg" ;; *.jpg) rm -f "results/$study/$stem.png" ;; esac
+  { grep -v "^$kept \|^$stem\.\(png\|jpg\) " "$made_by" 2>/dev/null || true
     echo "$kept  ${asked:-}bash scripts/$(basename "$0") --scale $scale  $(git rev-parse --short HEAD)"; } | sort > "$made_by.new"
   mv "$made_by.new" "$made_by"
   echo "kept: results/$study/$kept"

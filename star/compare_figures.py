@@ -124,6 +124,8 @@ def width_figure(sets, how):
     right.plot(grid, PUBLISHED["slope"] * grid + PUBLISHED["offset"], "--", color="0.5")
     right.set_xscale("log")
     right.set_yscale("log")
+    if (least := min(*y, *PUBLISHED["star"])) > 0:  # a line with a negative offset falls below any height
+        right.set_ylim(bottom=least / 2)
     right.set_xlabel("regular to regular: train loss barrier (nats)")
     right.set_ylabel("star to held-out: train loss barrier (nats)")
     right.legend(fontsize=8)

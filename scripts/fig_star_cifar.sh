@@ -2,7 +2,7 @@
 # Figure 1 of Sonthalia et al. 2025: the barrier between a star and held-out networks against the number of its anchors,
 # on CIFAR-10; alignments side by side, the aligned mean, paths over the star.
 #   bash scripts/fig_star_cifar.sh [--scale cpu|paper] [--jobs N] [--smoke] [--dry_run]
-# About 95 CPU minutes at the CPU's scale, in two processes. DEVICE=cuda trains and measures there.
+# About 125 CPU minutes at the CPU's scale, in two processes. DEVICE=cuda trains and measures there.
 set -euo pipefail
 study=star
 source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
@@ -12,7 +12,7 @@ on=(--device "${DEVICE:-auto}")
 recipe=(--net resnet18 --dataset CIFAR10 --bs 128 --lr 0.1 --nesterov --weight_decay 5e-4 --scheduler cosine
   --eval_every 0 "${on[@]}")
 if [ "$scale" = cpu ]; then
-  counts="10 5 2 1" held_out=3 measured=3 points=(--adaptive --bn_images 2000)
+  counts="10 5 2 1" held_out=5 measured=3 points=(--adaptive --bn_images 2000)
   recipe+=(--width 8 --train_size 10000 --val_size 0 --epochs 20)
 else
   counts="50 40 30 20 10 5 2 1" held_out=5 measured=5 points=(--points 11)

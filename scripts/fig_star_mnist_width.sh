@@ -2,8 +2,8 @@
 # The width study of Sonthalia et al. 2025 (MLPs of one hidden layer on MNIST): barriers star to held-out, star to anchor
 # and regular to regular at seven widths, and the line star = a regular + b beside the published one.
 #   bash scripts/fig_star_mnist_width.sh [--scale cpu|paper] [--jobs N] [--smoke] [--dry_run]
-# About 77 CPU minutes at the CPU's scale: 52 minutes on two cores beside other work. DEVICE=cuda trains and measures there; WIDTHS="8 16" takes
-# these widths only. The networks of a width are stacked where that is faster.
+# About 77 CPU minutes at the CPU's scale: 52 minutes on two cores beside other work. DEVICE=cuda trains and measures
+# there; WIDTHS="8 16" takes these widths only. The networks of a width are stacked where that is faster.
 set -euo pipefail
 study=star
 source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"

@@ -32,7 +32,7 @@ def averages(folder):
     members and alignment with most stars."""
     held = {}
     for found in finished(folder, "bma"):
-        if found["t"] == "uniform":
+        if found["t"] == "uniform" and "net" in found:  # earlier versions did not say
             same = held.setdefault(tuple(found[k] for k in ("net", "dataset", "members", "align", "bn")), {})
             same[found["star"]] = found
     return list(max(held.values(), key=len, default={}).values())

@@ -19,12 +19,14 @@ def star_figure(found):
     measures = {f"{part}_{m}_barrier": f"{part} {m} barrier" for part in ("train", "test")
                 for m in ("loss", "accuracy")}
     groups, pairs = [], []
+    others = {m["name"] for m in found["models"] if m["role"] == "other"}
+    other = others.pop() if len(others) == 1 else "other"
     for how in found["align"]:
         for kind, words in KINDS.items():
             cells = {name: cell(found, kind, how, *name.split("_", 1)) for name in measures}
             if cells["train_loss_barrier"] is None:
                 continue
-            name = words + f", {how}" * (len(found["align"]) > 1)
+            name = words.replace("other", other) + f", {how}" * (len(found["align"]) > 1)
             groups.append({"group": name, **cells})
             pairs += [{"group": name, **{f"{part}_{m}_barrier": {"value": r[part][f"{m}_barrier"]}
                                          for part in ("train", "test") for m in ("loss", "accuracy")}}
@@ -41,7 +43,8 @@ def path_figure(found):
         {part: p[f"{part}_{key}"] for part in ("train", "test")} for p in found["paths"] if p["align"] == how]
         for how in found["align"] for key, words in (("straight", "straight"), ("over_star", "over the star"))}
     if found["bends"]:
-        ways["learned curve"] = [{part: b[f"{part}_barrier"] for part in ("train", "test")} for b in found["bends"]]
+        ways["learned curve, units as they are"] = [{part: b[f"{part}_barrier"] for part in ("train", "test")}
+                                                    for b in found["bends"]]
     measures = {part: f"anchor to anchor: {part} loss barrier (nats)" for part in ("train", "test")}
     groups = [{"group": name, **{part: dict(zip(("value", "low", "high"), bootstrap([p[part] for p in some])))
                                  for part in measures}} for name, some in ways.items()]

@@ -187,7 +187,8 @@ def test_bends_and_others_stand_beside(root, tmp_path):
     assert average["test_loss"] == pytest.approx(said["loss"], abs=1e-4)
     assert comparisons.cell(held, "anchor_held_out", "weights")["pairs"] == 4 and len(held["paths"]) == 1
     figure = compare_figures.path_figure(held)
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["straight", "over the star", "learned curve"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["straight", "over the star",
+                                                                        "learned curve, units as they are"]
     drawn = [line.get_xdata()[0] for line in figure.axes[0].get_lines() if line.get_color() == "black"]
     assert {held["paths"][0]["train_straight"], held["paths"][0]["train_over_star"], one["train_barrier"]} <= set(drawn)
     assert held["star"]["anchors"] == 3

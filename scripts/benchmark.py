@@ -125,6 +125,7 @@ def main(argv=None):
     import torch
 
     torch.set_num_threads(1)
+    cli.keep_memory()  # both sides gain
     dataset, why = choose_data(args)
     bench = Bench(1 if args.quick else args.rounds, args.quick, Path(args.cache), dataset, args.data_root)
     machine = {"cpu": cpu_name(), "torch": torch.__version__, "precision": cli.resolved_precision("auto", "cpu"),

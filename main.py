@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from landscape import cli, maps, runs
+from landscape import cli, maps, parallel, runs
 from landscape.errors import UsageError
 
 
@@ -87,7 +87,9 @@ def main(argv=None):
             train.train(run, args, cli.set_up_device(args), prepared)
         draw_curves(run, args)
         report(run, args)
-        if args.ids != "none":
+        if args.ids != "none" and parallel.processes() > 1:
+            cli.set_up_device(args)  # all processes meet; process 0 draws, and the others read nothing
+        if args.ids != "none" and not parallel.follows():
             draw(args, columns(args, [runs.run_source(run.path, args.group_by.split(","))]), run.sink)
     return 0
 
@@ -288,7 +290,8 @@ def plane_settings(args, sources):
             "range_l": args.range_l, "range_r": args.range_r, "precision": args.map_precision,
             "which": args.which, "as_published": args.as_published,
             **({"refine": args.refine} if args.refine else {}), **maps.point_settings(args),
-            **maps.anchor_settings(args, [s.config for s in sources]), **maps.foreign_settings(args, sources)}
+            **maps.anchor_settings(args, [s.config for s in sources]), **maps.attacked_settings(args, sources),
+            **maps.foreign_settings(args, sources)}
 
 
 def log_figure(args, folder, png, sink):
@@ -344,6 +347,8 @@ def compute(args, settings, missing, sources, load=None):
     progress = runs.Progress(len(missing), "decision regions")
     for source, file in missing:
         trained = load(source) if load else train.load_source(source, args, data.entry)
+        if not load:
+            maps.check_same_data(source, trained, settings)
         mapper = evaluate.ClassMapper(trained.network.to(device), args.map_precision, args.eval_bs)
         mapper = refine.refining(mapper, args.refine)
         said = mapper(evaluate.seen_by(flat, space, trained.preprocessing), coords)

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from landscape import cli, maps, runs
-from landscape.errors import ContentError, Interrupted, UsageError
+from landscape.errors import Interrupted, UsageError
 
 
 def part(text):
@@ -136,7 +136,7 @@ def compute(args, settings, todo, sources):
     progress = runs.Progress(len(todo) * settings["planes"], "class maps")
     for source, file in todo:
         trained = train.load_source(source, args, data.entry)
-        check_same_data(source, trained, settings)
+        maps.check_same_data(source, trained, settings)
         mapper = evaluate.ClassMapper(trained.network.to(device), precision, args.eval_bs)
         mapper = refine.refining(mapper, args.refine)
         lock = runs.hold(file.parent)
@@ -202,14 +202,6 @@ def seen_plane(draw, settings, number, trained):
     flat, _ = anchors.through(draw, number)
     coords = plane.grid(flat, settings["resolution"], settings["range_l"], settings["range_r"])
     return evaluate.seen_by(flat, draw.space, trained.preprocessing), coords
-
-
-def check_same_data(source, trained, settings):
-    """Networks of another data set have no business on these planes."""
-    of = trained.preprocessing.get("dataset", settings["dataset"])
-    if of != settings["dataset"]:
-        raise ContentError(f"{source.path} was trained on {of}, the planes are of {settings['dataset']}: compare "
-                           "networks of one data set, or put them into folders of their own")
 
 
 if __name__ == "__main__":

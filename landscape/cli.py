@@ -697,7 +697,10 @@ def resolved_precision(precision, device):
     if precision != "auto":
         return precision
     if gpu:
-        return "bf16"
+        import torch
+
+        lacks = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+        return "fp32" if lacks else "bf16"
     try:
         flags = Path("/proc/cpuinfo").read_text() if device in ("auto", "cpu") else ""
     except OSError:
@@ -743,6 +746,7 @@ def set_up_device(args):
     except RuntimeError:
         raise UsageError(f"--device {name}: one of auto, cpu, cuda, cuda:0 …, mps is expected") from None
     if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # its default for convolutions: fp32 would have 10 bits of mantissa
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise UsageError(f"--device {name}: this machine shows {count} CUDA devices; use --device cpu")

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from landscape.errors import ContentError, FileProblem, UsageError
-from landscape.runs import describe, digest, few, find_models, hash8, measure_folder, read_arrays, read_json
+from landscape.runs import Source, describe, digest, few, find_models, hash8, measure_folder, read_arrays, read_json
 
 GRID = ("planes", "resolution", "range_l", "range_r", "plane_seed", "split", "as_published", "anchors")
 CHOSEN = (*GRID, "which", "refine")  # what tells files of class maps of one network apart
@@ -39,7 +39,24 @@ def settings(args, sources):
     return {**{k: getattr(args, k) for k in GRID}, "dataset": sets.pop(), "which": args.which,
             **({"save_probs": True} if getattr(args, "save_probs", False) else {}),
             **({"refine": args.refine} if args.refine else {}), **point_settings(args),
-            **anchor_settings(args, [s.config for s in sources]), **foreign_settings(args, sources)}
+            **anchor_settings(args, [s.config for s in sources]), **attacked_settings(args, sources),
+            **foreign_settings(args, sources)}
+
+
+def attacked_settings(args, sources):
+    """By its weights, the network that --anchors pgd attacks: --attack_net, or the first of the sources."""
+    if not args.anchors.startswith("pgd"):
+        return {}
+    one = Source(Path(args.attack_net), "", "", {}) if args.attack_net else sources[0]
+    return {"attacked": digest(one, args.which)}
+
+
+def check_same_data(source, trained, settings):
+    """ContentError for a network of another data set, which has no business on these planes."""
+    of = trained.preprocessing.get("dataset", settings["dataset"])
+    if of != settings["dataset"]:
+        raise ContentError(f"{source.path} was trained on {of}, the planes are of {settings['dataset']}: compare "
+                           "networks of one data set, or put them into folders of their own")
 
 
 def check_attacked(args, sources):
@@ -137,7 +154,7 @@ def anchor_settings(args, configs):
     if args.anchors == "foreign":
         out["foreign_set"] = args.foreign_set
     if args.anchors.startswith("pgd"):
-        out |= {"attack_net": args.attack_net, "attack_steps": args.attack_steps}
+        out["attack_steps"] = args.attack_steps
     if args.triplets:
         out["triplets"] = hash8(read_triplets(args.triplets)["triplets"])
     return out

@@ -191,7 +191,8 @@ def share_dropout(network, step):
                 torch.contiguous_format)
             ones = torch.ones((step["size"], *x.shape[1:]), dtype=x.dtype, device=x.device).contiguous(
                 memory_format=kind)
-            return x * F.dropout(ones, module.p)[rank::size][:len(x)]
+            kept = F.dropout(ones, module.p)
+            return x * kept[rank if rank < len(kept) else 0::size][:len(x)]  # without a part: one image that counts 0
         return forward
 
     if size > 1:

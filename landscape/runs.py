@@ -385,7 +385,7 @@ def read_metrics(path):
     """The lines of a run's metrics.jsonl as dicts; a half line at the end (a killed process) is left out."""
     file = Path(path) / "metrics.jsonl"
     out = []
-    for line in file.read_text().splitlines() if file.exists() else []:
+    for line in file.read_text(errors="replace").splitlines() if file.exists() else []:
         try:
             out.append(json.loads(line))
         except ValueError:

@@ -152,6 +152,9 @@ def prepare(args, device, data=None):
     if args.epochs and len(data.train) == 0:
         raise UsageError("the training set is empty: lower --val_size or raise --train_size")
     datasets.parse_augment(args.augment, data.entry)
+    parallel.check(args)
+    if args.sync_bn and device.type != "cuda":
+        raise UsageError("--sync_bn is for CUDA: PyTorch has no SyncBatchNorm on a CPU")
     snapshot_epochs(args)
     milestones(args)
     make_optimiser(network, args)
@@ -209,11 +212,10 @@ def fit(network, data, args, run, described, penalty=None, settle=None, objectiv
     """
     if args.epochs and len(data.train) == 0:
         raise UsageError("the training set is empty: lower --val_size or raise --train_size")
-    parallel.check(args)
     device = evaluate.device_of(network)
     network.to(memory_format=torch.channels_last)
     if args.sync_bn:
-        network = synchronised(network, device)
+        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     whole = {"size": args.bs}
     parallel.share_dropout(network, whole)
     optimiser = make_optimiser(network, args)
@@ -305,13 +307,6 @@ def due(stop, saved, args, device, step=0):
         asked, late = parallel.anyone(stop.requested, late, device=device)
         stop.requested = stop.requested or asked and "another process was asked to stop"
     return bool(stop.requested or late)
-
-
-def synchronised(network, device):
-    """The network with BatchNorm's statistics over the whole batch of all processes (--sync_bn)."""
-    if device.type != "cuda":
-        raise UsageError("--sync_bn is for CUDA: PyTorch has no SyncBatchNorm on a CPU")
-    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
 def load_state(run):
@@ -636,7 +631,7 @@ def learning_rate(args, step, steps):
     """The rate of optimiser step `step` (from 0) when an epoch has `steps`: warm-up, then the schedule, per step."""
     warm, last = args.warmup * steps, args.epochs * steps
     if step < warm:
-        return args.lr * (step + 1) / warm
+        return args.lr * min(1, (step + 1) / warm)
     if args.scheduler == "constant":
         return args.lr
     if args.scheduler in ("multistep", "linear"):

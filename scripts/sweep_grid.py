@@ -345,7 +345,7 @@ def common(parser, args, options):
 
 def make_member(number, script, choice, extra, module):
     """A Member, with its settings checked against each other and its folder found by the script's own --dry_run,
-    called in this process; the folder stands in its first line, as 'trained: runs/…'."""
+    called in this process, whose lines name it as 'trained: runs/…': of several networks the first that is not done."""
     said, words, label = io.StringIO(), choice.words + extra, choice.label or "the one run"
     try:
         parser = module.make_parser()
@@ -357,13 +357,14 @@ def make_member(number, script, choice, extra, module):
         raise UsageError(f"run {number} ({label}): {e}") from None
     except Refusal as e:
         raise type(e)(f"run {number} ({label}): {e}") from None
-    found = re.match(r"(?:finished|resumed|trained): (.+)\n", said.getvalue())
+    named = [Path(f) for f in re.findall(r"^(?:finished|resumed|trained): (.+)$", said.getvalue(), re.MULTILINE)]
+    folder = next((f for f in named if not (f / "done").exists()), named[-1] if named else None)
     device = getattr(args, "device", "auto")
     if re.fullmatch(r"cuda:[1-9]\d*", device):
         raise UsageError(f"run {number} ({label}): device {device}: a sweep shares out the GPUs itself; write cuda, "
                          "and choose them by CUDA_VISIBLE_DEVICES")
     gpu = device.startswith("cuda") or device == "auto" and not getattr(args, "smoke", False)
-    return Member(number, label, (*script, *words), Path(found[1]) if found else None,
+    return Member(number, label, (*script, *words), folder,
                   getattr(args, "imgs", "none") != "none", gpu, choice.kind)
 
 

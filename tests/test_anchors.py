@@ -211,6 +211,26 @@ def test_dbvizs_words_for_anchors(root, argv, capsys):
     assert "figure:" in capsys.readouterr().out
 
 
+def test_maps_of_attacked_anchors_name_the_network_that_was_attacked(root):
+    """Another network that comes first is another attack: maps of the two do not lie on one plane."""
+    sources = runs.find_models(root / "regions", select=["net=mlp"])
+    args = save_preds.make_parser().settings(["--anchors", "pgd"])
+    one, other = (maps.settings(args, some) for some in (sources, sources[::-1]))
+    assert one["attacked"] == runs.digest(sources[0]) != other["attacked"]
+    args.attack_net = str(sources[0].path)
+    assert maps.settings(args, sources[::-1]) == one
+    args.anchors = "distinct"
+    assert "attacked" not in maps.settings(args, sources)
+
+
+def test_networks_of_other_data_are_not_drawn(root, tmp_path):
+    main.main(["--net", "mlp", "--dataset", "fake:1x8x8:10:640", "--smoke", "--imgs", "none", "--runs", str(tmp_path)])
+    (run,) = (tmp_path / "smoke/regions").iterdir()
+    with pytest.raises(ContentError, match="was trained on fake:1x8x8:10:640, the planes are of digits"):
+        main.main(["--load_net", str(run / "model.safetensors"), "--dataset", "digits", "--resolution", "5",
+                   "--runs", str(tmp_path)])
+
+
 def test_an_attack_on_a_file_of_unknown_normalisation_is_refused(root, tmp_path):
     (run, *_) = (s.path for s in runs.find_models(root / "regions", select=["net=mlp"]))
     weights, _ = runs.read_weights(run / "model.safetensors")

@@ -57,6 +57,14 @@ def test_dropout_belongs_to_images(monkeypatch, shape):
         assert torch.equal(network(part), part)
 
 
+def test_a_process_without_a_part_drops_from_the_one_image_it_has(monkeypatch):
+    """Of a batch of two images the third of three processes has none; it goes on with one, which counts nothing."""
+    monkeypatch.setattr(parallel, "world", lambda: (2, 3))
+    network = torch.nn.Sequential(torch.nn.Dropout(0.4))
+    parallel.share_dropout(network, {"size": 2})
+    assert network(torch.ones(1, 5)).shape == (1, 5)
+
+
 def launch(root, words=(str(ROOT / "main.py"), *TRAINING, "--save_every", "0")):
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
              "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", *words, "--runs", str(root)]
@@ -144,6 +152,17 @@ def test_the_other_trainings_do_on_two_processes_what_one_does(name, tmp_path, m
         assert runs.read_json(two.parent / "meta.json")["processes"] == 2
         a, b = runs.read_weights(one)[0], runs.read_weights(two)[0]
         assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-5
+
+
+@pytest.mark.parametrize("flags", [["--sync_bn"], ["--train_mode", "mixup"]])
+def test_a_refusal_leaves_no_folder(monkeypatch, tmp_path, flags):
+    monkeypatch.setattr(parallel, "join", lambda device: device)
+    if "--sync_bn" not in flags:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(UsageError, match=flags[-1].removeprefix("--")):
+        train_main.main(["--net", "mlp", "--dataset", "digits", "--device", "cpu", "--runs", str(tmp_path), *flags])
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_several_processes_cannot_do_is_refused(monkeypatch):

@@ -619,6 +619,17 @@ def test_a_real_sweep(here, capsys):
     assert "2 runs: 2 resumable" in capsys.readouterr().out
 
 
+def test_a_run_of_several_networks_is_done_when_all_of_them_are(here, capsys):
+    path = grid(here, "base: {net: mlp, dataset: digits, epochs: 1, device: cpu}\ngrid: {members: [1, 2]}",
+                script="python -m ensembles.train")
+    assert sweep.main(["run", path, "--smoke", "--set", "members=[1]"]) == 0
+    capsys.readouterr()
+    sweep.main(["plan", path, "--smoke"])
+    assert "2 runs: 1 done, 1 new" in capsys.readouterr().out
+    assert sweep.main(["run", path, "--smoke"]) == 0
+    assert len(list(here.glob("runs/smoke/ensembles/*/model.safetensors"))) == 2
+
+
 def test_a_training_times_itself(here, capsys):
     path = grid(here, "base: {dataset: digits, epochs: 40, imgs: none, device: cpu, net: mlp}\ngrid: {seed: [0, 1]}",
                 script="main.py")

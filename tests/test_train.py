@@ -197,6 +197,11 @@ def test_warmup_rises_to_the_full_rate_and_then_the_schedule_begins():
     assert r[10] == 1 and np.allclose(r[25], 0.5)
 
 
+@pytest.mark.parametrize("warmup", [0.05, 0.25, 0.51])
+def test_a_warmup_that_ends_within_a_step_goes_no_higher(warmup):
+    assert max(rates("constant", 2, warmup=warmup)) == 1
+
+
 def test_a_lone_last_image_is_left_out():
     assert train.steps_per_epoch(129, 128) == 1
     assert train.steps_per_epoch(130, 128) == 2

@@ -7,15 +7,18 @@ of runs that share initial weights (the line's first vertex), data order and dat
 before the numbers. Writes results/subspaces/claims.json, which python -m landscape.claims renders.
 """
 
+import itertools
 from pathlib import Path
 
 from landscape import claims, cli, results, runs
 from landscape.claims import Claim, judge
-from landscape.errors import FileProblem
+from landscape.errors import FileProblem, UsageError
 
 PAPER = "Wortsman et al. 2021"
 POINT = 0.01  # of accuracy: "within one point"
 COMMAND = "bash scripts/fig_subspaces.sh"
+MEND = "claims are of one; measure it alone, with subspaces.evaluate --select KEY=VALUE"
+SAME = ("net", "width", "dataset", "train_size", "data_seed")  # of all runs of a claim
 PLAIN = {"granularity": "network", "beta": 1.0, "samples": 1, "label_smoothing": 0.0, "dropout": 0.0,
          "ema": 0.0}
 
@@ -46,14 +49,18 @@ def newest(folder):
 # ---- runs ----------------------------------------------------------------------------------------------------------
 
 def chosen(found, **wanted):
-    """{seed: row} of the runs with these settings, the published ones where nothing is said; those of fewest epochs,
-    and of each seed one."""
+    """{seed: row} of the runs with these settings, the published ones where nothing is said; those of fewest epochs.
+    Raises UsageError where they are of several rows of the table, or two of one seed."""
     wanted = {**PLAIN, "noise_rate": 0.0, "scheduler": "cosine", **wanted}
     if wanted["family"] == "standard":
         wanted = {k: v for k, v in wanted.items() if k not in ("granularity", "beta", "samples")}
     rows = [r for r in found["runs"] if all(r.get(k) == v for k, v in wanted.items())]
     least = min((r["epochs"] for r in rows), default=0)
-    return {r["init_seed"]: r for r in rows if r["epochs"] == least}
+    rows = [r for r in rows if r["epochs"] == least]
+    for a, b in itertools.combinations(rows, 2):
+        if a["group"] != b["group"] or a["init_seed"] == b["init_seed"]:
+            raise UsageError(f"{a['path']} and {b['path']} are two treatments, or two runs of one seed: {MEND}")
+    return {r["init_seed"]: r for r in rows}
 
 
 def of_kind(row, kind):
@@ -83,6 +90,9 @@ def pair_of(found, standard):
 # ---- claims --------------------------------------------------------------------------------------------------------
 
 def judged(found):
+    for k in SAME:
+        if len(values := {str(r.get(k)) for r in found["runs"]}) > 1:
+            raise UsageError(f"the results are of runs of several {k}, {', '.join(sorted(values))}: {MEND}")
     line, standard = chosen(found, family="line"), chosen(found, family="standard")
     averaged = chosen(found, family="standard", scheduler="swa_cyclic")
     rate = max((r["noise_rate"] for r in found["runs"] if r["noise_rate"]), default=None)

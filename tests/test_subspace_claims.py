@@ -4,7 +4,7 @@ import pytest
 
 from landscape import claims as ledger
 from landscape import runs
-from landscape.errors import FileProblem
+from landscape.errors import FileProblem, UsageError
 from subspaces import claims
 
 SEEDS = (0, 1, 2)
@@ -20,10 +20,10 @@ def row(seed, family, accuracy, ece, scheduler="cosine", noise=0.0, beta=1.0, co
     if scheduler == "swa_cyclic":
         points.append({**points[0], "kind": "swa", "accuracy": accuracy + 0.003 + bump})
     mirrored = [{"t": t, "accuracy_probability": accuracy + 0.01 + bump} for t in ts] if kind == "path" else []
-    return {"group": f"{family} {scheduler} {noise} {beta}", "family": family, "granularity": granularity, "beta": beta,
-            "samples": 1, "label_smoothing": 0.0, "dropout": 0.0, "ema": 0.0, "noise_rate": noise,
-            "scheduler": scheduler,
-            "epochs": 30, "init_seed": seed, "points": points, "mirrored": mirrored, "squared_cosines": [cosine],
+    return {"group": f"{family} {scheduler} {noise} {beta}", "path": f"runs/{family}-{seed}", "family": family,
+            "granularity": granularity, "beta": beta, "samples": 1, "label_smoothing": 0.0, "dropout": 0.0,
+            "ema": 0.0, "noise_rate": noise, "scheduler": scheduler, "epochs": 30, "init_seed": seed, "points": points,
+            "mirrored": mirrored, "squared_cosines": [cosine],
             "growth": {"disagreement": 0.9} if kind == "path" else None}
 
 
@@ -57,6 +57,17 @@ def test_each_claim_is_judged_on_the_runs_that_it_is_of():
     assert abs(values["subspaces:flat"].value - 0.016) < 1e-9
     assert abs(values["subspaces:noise"].value - 0.05) < 1e-9
     assert values["subspaces:noise"].n == 3
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"init_seed": 0}, "two runs of one seed"), ({"group": "line, --lr 0.2"}, "two treatments"),
+    ({"dataset": "MNIST"}, "several dataset, MNIST, None"),
+])
+def test_runs_that_are_not_draws_of_one_thing_are_refused(change, says):
+    found = results()
+    found["runs"].append({**row(3, "line", 0.72, 0.03), **change})
+    with pytest.raises(UsageError, match=says):
+        claims.judged(found)
 
 
 def test_what_was_not_run_is_not_claimed():

@@ -101,6 +101,33 @@ def test_two_standard_networks_are_an_independent_ensemble(found):
     assert pair["disagreement"] == (a["logits"][0].argmax(1) != b["logits"][0].argmax(1)).mean()
 
 
+def test_only_networks_of_one_test_set_are_an_ensemble():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(4, 9, 3)), rng.integers(0, 3, 9)
+    standard = {0: ("a", "digits", logits[0], labels), 1: ("a", "fake", logits[1], labels),
+                2: ("a", "digits", logits[2], labels[::-1]), 5: ("a", "digits", logits[3], labels),
+                6: ("b", "digits", logits[3], labels)}
+    assert [(p["a"], p["b"]) for p in measure.independent(standard)] == [(0, 5)]
+
+
+def test_a_row_of_the_tables_is_of_one_treatment(tmp_path):
+    zero = [*TINY, "--epochs", "0", "--family", "standard", "--runs", str(tmp_path)]
+    for more in ([], ["--lr", "0.1"], ["--seed", "2"], ["--decay", "point"], ["--opt", "Adam"], ["--data_seed", "2"],
+                 ["--train_size", "100"], ["--width", "4"], ["--snapshots", "all", "--seed", "3"]):
+        assert learn.main([*zero, *(["--family", "line"] if "--decay" in more else []), *more]) == 0
+
+    def groups(*more):
+        args = learn.cli.resolve(measure.make_parser().settings(["--load_net", str(tmp_path), *more]))
+        measure.check(args)
+        return [m.source.group for m in measure.find(args)]
+
+    assert sorted(map(groups().count, set(groups()))) == [1] * 6 + [3]
+    assert set(groups("--select", "lr=0.05")) == {g for g in groups() if "lr=" in g}
+    with pytest.raises(UsageError, match="of the same seeds in one row of the tables: choose one"):
+        groups("--group_by", "family")
+    assert len(set(groups("--group_by", "family,lr,opt,width,train_size"))) == 6
+
+
 def test_tables_figures_and_what_is_kept(root, found):
     folder, held = found
     assert {(r["point"], r["runs"]) for r in held["table"] if r["group"].startswith("family=line")} == {

@@ -68,7 +68,11 @@ def of_kind(row, kind):
 
 
 def middle(row):
-    return min(of_kind(row, "path"), key=lambda p: abs(p["t"] - 0.5))
+    """The midpoint of a path. Raises UsageError where it was not measured."""
+    for p in of_kind(row, "path"):
+        if p["t"] == 0.5:
+            return p
+    raise UsageError(f"{row['path']}: its midpoint was not measured; give subspaces.evaluate an odd --positions")
 
 
 def paired(a, b, value_a, value_b):
@@ -76,15 +80,18 @@ def paired(a, b, value_a, value_b):
     return {s: value_a(a[s]) - value_b(b[s]) for s in a.keys() & b.keys()}
 
 
-def pair_of(found, standard):
-    """{seed: mean accuracy of the ensembles of that standard network with each of the others}."""
-    places = {found["runs"].index(row): seed for seed, row in standard.items()}
-    out = {}
+def less_pairs(found, standard, values):
+    """{seed: row} of a symmetric matrix over networks: the mean of the values {seed: number} of two seeds less the
+    accuracy of the ensemble of their standard networks. Drawing networks then draws their values with them."""
+    places, together = {found["runs"].index(row): seed for seed, row in standard.items()}, {}
     for p in found["independent"]:
         if p["a"] in places and p["b"] in places:
-            for n in (p["a"], p["b"]):
-                out.setdefault(places[n], []).append(p["accuracy_probability"])
-    return {seed: sum(values) / len(values) for seed, values in out.items()}
+            s, t = places[p["a"]], places[p["b"]]
+            together[s, t] = together[t, s] = p["accuracy_probability"]
+    seeds = sorted(standard.keys() & values.keys())
+    if len(seeds) < 2 or not together:
+        return {}
+    return {s: [0.0 if s == t else (values[s] + values[t]) / 2 - together[s, t] for t in seeds] for s in seeds}
 
 
 # ---- claims --------------------------------------------------------------------------------------------------------
@@ -107,8 +114,8 @@ def judged(found):
         return lambda row: middle(row)[key]
 
     averaged = {s: r for s, r in averaged.items() if of_kind(r, "swa")}
-    two = pair_of(found, standard)
-    at = {s: mirrored(row, 0.2) for s, row in line.items()}
+    at = {s: m for s, row in line.items() if (m := mirrored(row, 0.2))}
+    both = less_pairs(found, standard, {s: m["accuracy_probability"] for s, m in at.items()})
     out = [
         claim("flat", "Figure 4", "every network along the line is within one point of accuracy of standard training",
               paired(line, standard, lambda r: min(p["accuracy"] for p in of_kind(r, "path")), model("accuracy")),
@@ -123,12 +130,12 @@ def judged(found):
         claim("midpoint-swa-ece", "Section 4.3", "the midpoint is better calibrated than stochastic weight averaging",
               paired(line, averaged, midpoint("ece"), swa("ece")), 0, "below", "difference of ECE, 20 bins"),
         claim("ensemble", "abstract, figure 4", "the ensemble of two points of one line comes within one point of "
-              "accuracy of the ensemble of two independent networks",
-              {s: at[s]["accuracy_probability"] - two[s] for s in at.keys() & two.keys() if at[s]}, -POINT, "above",
-              "points 0.2 and 0.8; mean of probabilities; of each seed's network with each of the others"),
+              "accuracy of the ensemble of two independent networks", both, -POINT, "above",
+              "points 0.2 and 0.8; mean of probabilities; of each seed's network with each of the others; networks are "
+              "drawn, not pairs", results.bootstrap_pairs),
         claim("ensemble-midpoint", "figure 4", "the ensemble of two points of one line is more accurate than its "
-              "midpoint", {s: at[s]["accuracy_probability"] - middle(line[s])["accuracy"] for s in at if at[s]}, 0,
-              "above", "points 0.2 and 0.8"),
+              "midpoint", {s: at[s]["accuracy_probability"] - middle(line[s])["accuracy"] for s in at}, 0, "above",
+              "points 0.2 and 0.8"),
         claim("diversity", "beyond the paper", "disagreement grows with the distance along the line",
               {s: r["growth"]["disagreement"] for s, r in line.items()
                if r["growth"] and r["growth"]["disagreement"] is not None}, 0, "above",
@@ -153,11 +160,11 @@ def mirrored(row, t):
     return near[0] if near else None
 
 
-def claim(name, figure, statement, values, threshold, direction, protocol):
+def claim(name, figure, statement, values, threshold, direction, protocol, bootstrap=results.bootstrap):
     """A Claim on numbers {seed: value}, or None without any. The paper's own numbers stand only in its figures."""
     if not values:
         return None
-    value, low, high = results.bootstrap([values[s] for s in sorted(values)])
+    value, low, high = bootstrap([values[s] for s in sorted(values)])
     return Claim(f"subspaces:{name}", PAPER, figure, statement, value, low, high, len(values), None,
                  f"{protocol}; paired over {len(values)} seeds", judge(low, high, threshold, direction), COMMAND)
 

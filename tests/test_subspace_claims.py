@@ -5,6 +5,7 @@ import pytest
 from landscape import claims as ledger
 from landscape import runs
 from landscape.errors import FileProblem, UsageError
+from landscape.results import bootstrap
 from subspaces import claims
 
 SEEDS = (0, 1, 2)
@@ -67,6 +68,27 @@ def test_runs_that_are_not_draws_of_one_thing_are_refused(change, says):
     found = results()
     found["runs"].append({**row(3, "line", 0.72, 0.03), **change})
     with pytest.raises(UsageError, match=says):
+        claims.judged(found)
+
+
+def test_ensembles_that_share_a_network_are_no_independent_values():
+    """Where the ensemble of two networks is as good as their mean, drawing pairs is drawing networks."""
+    found, own = results(), {0: 0.70, 1: 0.74, 2: 0.81}
+    for p in found["independent"]:
+        seeds = [found["runs"][p[k]]["init_seed"] for k in "ab"]
+        p["accuracy_probability"] = sum(own[s] for s in seeds) / 2
+    (ensemble,) = [c for c in claims.judged(found) if c.id == "subspaces:ensemble"]
+    apart = [0.73 + 0.0005 * s - own[s] for s in SEEDS]
+    value, low, high = bootstrap(apart)
+    assert ensemble.n == 3 and abs(ensemble.value - value) < 1e-12
+    assert ensemble.high - ensemble.low > 0.9 * (high - low)
+
+
+def test_a_midpoint_is_at_one_half():
+    found = results()
+    for r in found["runs"]:
+        r["points"] = [p for p in r["points"] if p["t"] != 0.5]
+    with pytest.raises(UsageError, match="its midpoint was not measured"):
         claims.judged(found)
 
 

@@ -224,7 +224,7 @@ def measured(args, member, device, key, data):
         rows = data.train.some_rows(args.bn_images)
         weights = evaluate.reestimate_bn(network, data.train, seen, weights, rows, precision=args.measure_precision,
                                          **as_published(args.bn, member.source.config, data))
-    features = Features(network, args.feature)
+    features = Features(network, args.feature, len(weights))
     with features:
         logits = evaluate.logits_at(network, weights, data.test, seen, args.eval_bs, args.measure_precision,
                                     features.compare)
@@ -283,12 +283,13 @@ def corruption(args):
 
 
 class Features:
-    """Similarity of a layer's activations between points, image by image, summed over batches: a forward hook keeps
-    what the layer gives (or what the last linear layer takes), and compare() adds one batch of all points up."""
+    """Similarity of a layer's activations between so many points, image by image, summed over batches: a forward hook
+    keeps what the layer gives (or what the last linear layer takes), and compare() adds one batch of all points up."""
 
-    def __init__(self, network, name):
+    def __init__(self, network, name, points):
         import torch
 
+        self.name, self.points = name, points
         self.kept, self.sums, self.images = [], {1: 0.0, 2: 0.0}, 0
         modules = dict(network.named_modules())
         if name and name not in modules:
@@ -297,8 +298,14 @@ class Features:
         self.layer, self.output = (modules[name], True) if name else (last[-1], False)
 
     def __enter__(self):
+        import torch
+
         def hook(module, inputs, output):
-            self.kept.append((output if self.output else inputs[0]).detach())
+            seen = output if self.output else inputs[0]
+            if not isinstance(seen, torch.Tensor):
+                raise UsageError(f"--feature {self.name}: the module gives a {type(seen).__name__}, not a tensor; name "
+                                 "a module inside of it, or behind it")
+            self.kept.append(seen.detach())
 
         self.handle = self.layer.register_forward_hook(hook)
         return self
@@ -309,7 +316,12 @@ class Features:
     def compare(self):
         import torch
 
-        features = torch.stack(self.kept).float().flatten(2)  # (points, images, numbers)
+        if len(self.kept) != self.points:
+            what = f"--feature {self.name}: the module" if self.name else "the last linear layer"
+            raise UsageError(f"{what} is called {len(self.kept) / self.points:g} times on a batch, and one call is "
+                             "compared; name another module with --feature")
+        features = torch.stack(self.kept).float()
+        features = features.reshape(*features.shape[:2], -1)  # (points, images, numbers)
         features = torch.nn.functional.normalize(features, dim=2)
         cosines = torch.einsum("abd,cbd->acb", features, features).double()
         for power in self.sums:

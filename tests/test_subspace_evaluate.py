@@ -290,7 +290,7 @@ def test_cosines_of_features_against_a_loop():
     normal = {"kind": "custom", "mean": [0.5] * 3, "std": [0.3] * 3}
     vertices = [weights.of(network), {k: v + 0.3 * torch.randn_like(v) for k, v in weights.of(network).items()}]
     for name in ("", "1"):
-        features = measure.Features(network, name)
+        features = measure.Features(network, name, 2)
         with features:
             evaluate.logits_at(network, vertices, images, normal, bs=3, watch=features.compare)
         seen = []
@@ -302,7 +302,29 @@ def test_cosines_of_features_against_a_loop():
         assert np.isclose(features.mean(1)[0, 1], cosines.mean(), atol=1e-5)
         assert np.isclose(features.mean(2)[1, 0], (cosines**2).mean(), atol=1e-5)
     with pytest.raises(UsageError, match="no such module; did you mean"):
-        measure.Features(network, "11")
+        measure.Features(network, "11", 2)
+
+
+class Twice(torch.nn.Module):
+    """Calls one of its layers twice, another never, and one that gives a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.never, self.several = torch.nn.Linear(12, 12), torch.nn.Linear(3, 3), torch.nn.GRU(12, 3)
+
+    def forward(self, x):
+        return self.several(self.one(self.one(x.flatten(1))))[0]
+
+
+@pytest.mark.parametrize(("name", "says"), [("one", "called 2 times"), ("", "linear layer is called 0 times"),
+                                            ("several", "gives a tuple, not a tensor")])
+def test_a_feature_is_one_tensor_of_each_forward(name, says):
+    network = Twice()
+    images = data.Images(torch.randint(0, 256, (7, 2, 2, 3), dtype=torch.uint8), torch.arange(7) % 3)
+    normal = {"kind": "custom", "mean": [0.5] * 3, "std": [0.3] * 3}
+    features = measure.Features(network, name, 2)
+    with features, pytest.raises(UsageError, match=says):
+        evaluate.logits_at(network, [weights.of(network)] * 2, images, normal, bs=3, watch=features.compare)
 
 
 def test_pairs_are_those_of_every_two_points():

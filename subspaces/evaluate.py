@@ -479,8 +479,8 @@ def summary(args, members):
 
 
 def table(args, rows):
-    """One row a group and kind of point: means over the points of that kind, intervals over runs. Of a path: its ends,
-    its midpoint and its worst point."""
+    """One row a group and kind of point: means over the points of that kind, intervals over runs. Of a path: its ends
+    and its midpoint where they were measured, and its worst point."""
     from landscape import results
 
     found = {}
@@ -503,8 +503,10 @@ def chosen(row):
     path = [p for p in row["points"] if p["kind"] == "path"]
     out = {}
     if path:
-        out["ends"] = mean([path[0], path[-1]])
-        out["midpoint"] = min(path, key=lambda p: abs(p["t"] - 0.5))
+        for name, ts in (("ends", (0.0, 1.0)), ("midpoint", (0.5,))):
+            own = [p for p in path if p["t"] in ts]
+            if len(own) == len(ts):
+                out[name] = mean(own)
         out["worst"] = min(path, key=lambda p: p["accuracy"])
     for kind in dict.fromkeys(p["kind"] for p in row["points"] if p["kind"] != "path"):
         out[kind] = mean([p for p in row["points"] if p["kind"] == kind])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import models
-from landscape import data, evaluate, metrics, runs, seeding, subspace, train, weights
+from landscape import data, evaluate, metrics, results, runs, seeding, subspace, train, weights
 from landscape.errors import ContentError, FileProblem, UsageError
 from subspaces import evaluate as measure
 from subspaces import plot, points
@@ -144,6 +144,74 @@ def test_tables_figures_and_what_is_kept(root, found):
         *held["runs"], *({**r, "vertices": 4, "noise_rate": 0.2} for r in held["runs"])]}).keys()
 
 
+# ---- figures of made-up results ------------------------------------------------------------------------------------
+
+USUAL = {"family": "standard", "vertices": 0, "granularity": "network", "beta": 1.0, "samples": 1, "noise_rate": 0.0,
+         "noise_kind": "symmetric", "scheduler": "cosine", "label_smoothing": 0.0, "dropout": 0.0, "ema": 0.0}
+
+
+def made_row(accuracy, kinds=("model",), **settings):
+    """A row of results.json of a run with these settings."""
+    own = {**USUAL, **settings}
+    ts = {"path": (0.0, 0.5, 1.0)}
+    points = [{"name": kind, "kind": kind, "t": t, **dict.fromkeys(measure.MEASURES, accuracy)}
+              for kind in kinds for t in ts.get(kind, (None,))]
+    mirrored = [{"t": t, **dict.fromkeys(measure.PAIRS, accuracy)} for t in ts["path"]] if "path" in kinds else []
+    return {**own, "group": " ".join(f"{k}={v}" for k, v in own.items()), "points": points, "mirrored": mirrored}
+
+
+def curves_of(figure):
+    """{label: heights} of the first panel: of lines and of points with intervals."""
+    ax = figure.axes[0]
+    out = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+    return out | {c.get_label(): list(c.lines[0].get_ydata()) for c in ax.containers}
+
+
+def test_figures_of_foreign_subspaces_are_made():
+    def foreign(kinds, name):
+        return {**made_row(0.7, kinds), **dict.fromkeys(USUAL), "group": name}
+
+    figures = plot.figures(None, {"runs": [foreign(("path",), "a"), foreign(("path",), "b"), foreign(["centre"], "c")],
+                                  "independent": []})
+    assert figures.keys() == {"along"} and {"a", "b"} <= curves_of(figures["along"]).keys()
+
+
+def test_what_is_trained_otherwise_is_named():
+    special = ({"dropout": 0.3}, {"label_smoothing": 0.1}, {"ema": 0.99}, {"samples": 2}, {})
+    runs_of = [made_row(0.9 if not more else 0.5, (kind,), family=family, noise_rate=r, **more)
+               for family, kind in (("standard", "model"), ("line", "path")) for r in (0.0, 0.4) for more in special
+               if not (family == "standard" and "samples" in more or family == "line" and "ema" in more)]
+    curves = curves_of(plot.noise({"runs": runs_of}))
+    assert curves["standard"] == curves["line"] == [0.9, 0.9] and curves["line, 2 samples"] == [0.5, 0.5]
+    assert curves["standard, dropout=0.3"] == curves["standard, label_smoothing=0.1"] == [0.5, 0.5]
+
+
+def test_each_average_of_snapshots_is_named():
+    both = [made_row(a, ("model", "swa"), scheduler=s) for a, s in ((0.6, "swa_cyclic"), (0.8, "swa_constant"),
+                                                                    (0.9, "fge"))]
+    simplexes = [made_row(0.7, ["centre"], family="simplex", vertices=m) for m in (3, 4)]
+    curves = curves_of(plot.simplexes({"runs": [*both, *simplexes]}, simplexes))
+    assert curves["SWA: swa_cyclic"] == [0.6, 0.6] and curves["average of snapshots"] == [0.9, 0.9]
+    assert curves["SWA: swa_constant"] == [0.8, 0.8] and curves["simplex"] == [0.7, 0.7]
+    assert {"SWA", "simplex"} <= curves_of(plot.simplexes({"runs": [both[0], *simplexes]}, simplexes)).keys()
+
+
+def test_bands_of_pairs_draw_networks():
+    pairs = [{"a": i, "b": j, "accuracy_probability": (i + j) / 20} for i, j in itertools.combinations((1, 4, 9), 2)]
+    wanted = results.bootstrap_pairs([[(i + j) / 20 for j in (1, 4, 9)] for i in (1, 4, 9)])
+    assert np.allclose(plot.over_pairs(pairs, "accuracy_probability"), (wanted[0], max(wanted[1], 0), wanted[2]))
+    assert plot.over_pairs(pairs, "cosine") is None and plot.over_pairs(pairs[:2], "accuracy_probability") is None
+
+
+@pytest.mark.parametrize(("ts", "names"), [((0.7, 0.2), []), ((1.0, 0.2, 0.0), ["ends"]), ((0.5, 0.0), ["midpoint"])])
+def test_ends_and_midpoints_are_where_they_say(ts, names):
+    points = [{"kind": "path", "t": t, **dict.fromkeys(measure.MEASURES, t)} for t in ts]
+    found = measure.chosen({"points": points, "ensembles": []})
+    assert list(found) == [*names, "worst"] and all(found[n]["accuracy"] == 0.5 for n in names)
+
+
+# ---- snapshots and corruptions -------------------------------------------------------------------------------------
+
 def test_methods_of_snapshots(root):
     _, held = measured(root, "--select", "family=standard", "--methods", ",".join(measure.METHODS))
     kinds = [p["kind"] for p in held["runs"][0]["points"]]
@@ -170,7 +238,8 @@ def test_one_figure_of_all_corruptions(root, capsys):
     labels = [t.get_text() for t in figure.axes[0].get_xticklabels()]
     assert labels == ["clean", "contrast, severity 5", "gaussian noise, severity 5"]
     shown = {c.get_label(): c for c in figure.axes[0].containers}
-    assert {"ends", "midpoint", "ensemble of its ends"} <= {k.split(": ")[-1] for k in shown} and "SWA" in shown
+    assert {"ends", "midpoint", "ensemble of its ends"} <= {k.split(": ")[-1] for k in shown}
+    assert "average of snapshots" in shown
     found = next(f for f in held if f["corruption"] == "contrast:5")
     wanted = np.mean([r["points"][0]["accuracy"] for r in found["runs"] if r["family"] == "standard"])
     assert np.isclose(shown["standard"].lines[0].get_ydata()[1], wanted)

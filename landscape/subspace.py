@@ -167,8 +167,8 @@ class Subspace(nn.Module):
     rule: a Rule. vertices: m dicts, which may come from a generator, with the shell's parameters by name; other entries
     are left out. granularity: what draws coefficients of its own in training, of GRANULARITIES: the network, each
     module with parameters (the paper's layerwise variant), or each tensor. samples: parts of a batch, each at a point
-    of its own. frozen: numbers of vertices that are not trained. Raises UsageError for a network whose weights cannot
-    be mixed.
+    of its own and of two images or more. frozen: numbers of vertices that are not trained. Raises UsageError for a
+    network whose weights cannot be mixed.
     """
 
     def __init__(self, shell, vertices, rule, granularity="network", samples=1, frozen=()):
@@ -271,7 +271,8 @@ class Subspace(nn.Module):
 
     def forward(self, x, coeffs=None):
         if coeffs is None and self.training:
-            parts = x.chunk(self.samples)
+            # A part of one image has no BatchNorm statistics.
+            parts = x.tensor_split(min(self.samples, max(len(x) // 2, 1)))
             self.drawn = [self.draw() for _ in parts]
             return torch.cat([self.at(part, drawn) for part, drawn in zip(parts, self.drawn)])
         return self.at(x, self.centre if coeffs is None else coeffs)

@@ -186,6 +186,17 @@ def test_samples_give_each_part_of_the_batch_a_point_of_its_own():
     assert torch.allclose(said, torch.cat([line(x[:3], first), line(x[3:], second)]), atol=1e-6)
 
 
+@pytest.mark.parametrize(("samples", "images", "parts"), [(4, 10, 4), (4, 8, 4), (4, 7, 3), (4, 3, 1), (4, 1, 1)])
+def test_a_batch_is_in_so_many_parts_of_two_images_at_least(samples, images, parts):
+    line, _ = space(lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), samples=samples)
+    seen = []
+    line.at = lambda x, coeffs: seen.append(len(x)) or x
+    line.train()
+    with seeding.fork(0, "x"):
+        assert len(line(torch.ones(images, 2, 2))) == images
+    assert len(seen) == parts and min(seen) >= min(images, 2)
+
+
 def test_evaluation_is_at_the_centre():
     line, vertices = space(small, "curve", 3)
     x = torch.randn(6, 2, 4, 4)

@@ -462,7 +462,10 @@ def independent(standard):
     out = []
     for (i, (group, data, logits, labels)), (j, b) in itertools.combinations(standard.items(), 2):
         if (group, data, logits.shape) == (b[0], b[1], b[2].shape) and np.array_equal(labels, b[3]):
-            out.append({"group": group, "a": i, "b": j, **of_pair(logits, b[2], labels)})
+            one, two = logits.argmax(1), b[2].argmax(1)
+            right = (one != two) & ((one == labels) | (two == labels))  # percent_disagree_correct of the published code
+            out.append({"group": group, "a": i, "b": j, **of_pair(logits, b[2], labels),
+                        "disagreement_one_right": float(right.mean())})
     return out
 
 

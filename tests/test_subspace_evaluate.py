@@ -99,6 +99,8 @@ def test_two_standard_networks_are_an_independent_ensemble(found):
     both = a["logits"][0] + b["logits"][0]
     assert pair["accuracy_logit"] == (both.argmax(1) == a["labels"]).mean()
     assert pair["disagreement"] == (a["logits"][0].argmax(1) != b["logits"][0].argmax(1)).mean()
+    said = zip(a["logits"][0].argmax(1), b["logits"][0].argmax(1), a["labels"])
+    assert np.isclose(pair["disagreement_one_right"], np.mean([x != y and z in (x, y) for x, y, z in said]))
 
 
 def test_only_networks_of_one_test_set_are_an_ensemble():
@@ -410,6 +412,7 @@ def test_pairs_are_those_of_every_two_points():
     (["--at", "0,1.5"], UsageError, "at most 1"), (["--at", "-0.1"], UsageError, "at least 0"),
     (["--methods", "swab"], UsageError, "did you mean swa"),
     (["--corruption", "frog:1"], UsageError, "did you mean fog"),
+    (["--corruption", "snow:1"], UsageError, "ensembles.shift --source archive"),
     (["--corruption", "gaussian_noise:6"], UsageError, "from 1 to 5"), (["--positions", "1"], UsageError, "two ends"),
     (["--select", "family=standard", "init_seed=1", "--at", "0.5"], UsageError, "one network, not a subspace"),
     (["--which", "best"], FileProblem, "has no best"),

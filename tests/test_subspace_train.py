@@ -135,6 +135,7 @@ def test_the_published_settings_run_on_images_of_their_shape(tmp_path, config, s
     held = runs.read_json(done.parent / "results.json")
     assert held["architecture"]["num_classes"] == classes
     assert held["architecture"]["image_size"] == int(shape.split("x")[1])
+    assert runs.run_source(done.parent, ["net"]).config["val_size"] == 0  # they trained on all
     assert (done.parent / "model.safetensors").stat().st_size > 4 * held["parameters"]
 
 

@@ -245,11 +245,11 @@ def check(names, known, channels):
 
     for name in names:
         if name not in known:
-            archived = "; it is read from CIFAR-10-C alone, with --source archive" if name in ARCHIVED else ""
+            archived = "; only CIFAR-10-C has it: ensembles.shift --source archive" if name in ARCHIVED else ""
             hint = archived or suggestion(name, known) or f"; known are {', '.join(known)}"
             raise UsageError(f"unknown corruption {name!r}{hint}")
         if channels == 1 and name in CORRUPTIONS and CORRUPTIONS[name].colour:
-            raise UsageError(f"--corruptions {name} changes colours, and the images are grey: leave it out")
+            raise UsageError(f"corruption {name} changes colours, and the images are grey: leave it out")
 
 
 def corrupted(images, name, severity, seed):

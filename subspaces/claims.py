@@ -7,15 +7,18 @@ of runs that share initial weights (the line's first vertex), data order and dat
 before the numbers. Writes results/subspaces/claims.json, which python -m landscape.claims renders.
 """
 
+import itertools
 from pathlib import Path
 
 from landscape import claims, cli, results, runs
 from landscape.claims import Claim, judge
-from landscape.errors import FileProblem
+from landscape.errors import FileProblem, UsageError
 
 PAPER = "Wortsman et al. 2021"
 POINT = 0.01  # of accuracy: "within one point"
 COMMAND = "bash scripts/fig_subspaces.sh"
+MEND = "claims are of one; measure it alone, with subspaces.evaluate --select KEY=VALUE"
+SAME = ("net", "width", "dataset", "train_size", "data_seed")  # of all runs of a claim
 PLAIN = {"granularity": "network", "beta": 1.0, "samples": 1, "label_smoothing": 0.0, "dropout": 0.0,
          "ema": 0.0}
 
@@ -46,14 +49,18 @@ def newest(folder):
 # ---- runs ----------------------------------------------------------------------------------------------------------
 
 def chosen(found, **wanted):
-    """{seed: row} of the runs with these settings, the published ones where nothing is said; those of fewest epochs,
-    and of each seed one."""
+    """{seed: row} of the runs with these settings, the published ones where nothing is said; those of fewest epochs.
+    Raises UsageError where they are of several rows of the table, or two of one seed."""
     wanted = {**PLAIN, "noise_rate": 0.0, "scheduler": "cosine", **wanted}
     if wanted["family"] == "standard":
         wanted = {k: v for k, v in wanted.items() if k not in ("granularity", "beta", "samples")}
     rows = [r for r in found["runs"] if all(r.get(k) == v for k, v in wanted.items())]
     least = min((r["epochs"] for r in rows), default=0)
-    return {r["init_seed"]: r for r in rows if r["epochs"] == least}
+    rows = [r for r in rows if r["epochs"] == least]
+    for a, b in itertools.combinations(rows, 2):
+        if a["group"] != b["group"] or a["init_seed"] == b["init_seed"]:
+            raise UsageError(f"{a['path']} and {b['path']} are two treatments, or two runs of one seed: {MEND}")
+    return {r["init_seed"]: r for r in rows}
 
 
 def of_kind(row, kind):
@@ -61,7 +68,11 @@ def of_kind(row, kind):
 
 
 def middle(row):
-    return min(of_kind(row, "path"), key=lambda p: abs(p["t"] - 0.5))
+    """The midpoint of a path. Raises UsageError where it was not measured."""
+    for p in of_kind(row, "path"):
+        if p["t"] == 0.5:
+            return p
+    raise UsageError(f"{row['path']}: its midpoint was not measured; give subspaces.evaluate an odd --positions")
 
 
 def paired(a, b, value_a, value_b):
@@ -69,20 +80,26 @@ def paired(a, b, value_a, value_b):
     return {s: value_a(a[s]) - value_b(b[s]) for s in a.keys() & b.keys()}
 
 
-def pair_of(found, standard):
-    """{seed: mean accuracy of the ensembles of that standard network with each of the others}."""
-    places = {found["runs"].index(row): seed for seed, row in standard.items()}
-    out = {}
+def less_pairs(found, standard, values):
+    """{seed: row} of a symmetric matrix over networks: the mean of the values {seed: number} of two seeds less the
+    accuracy of the ensemble of their standard networks. Drawing networks then draws their values with them."""
+    places, together = {found["runs"].index(row): seed for seed, row in standard.items()}, {}
     for p in found["independent"]:
         if p["a"] in places and p["b"] in places:
-            for n in (p["a"], p["b"]):
-                out.setdefault(places[n], []).append(p["accuracy_probability"])
-    return {seed: sum(values) / len(values) for seed, values in out.items()}
+            s, t = places[p["a"]], places[p["b"]]
+            together[s, t] = together[t, s] = p["accuracy_probability"]
+    seeds = sorted(standard.keys() & values.keys())
+    if len(seeds) < 2 or not together:
+        return {}
+    return {s: [0.0 if s == t else (values[s] + values[t]) / 2 - together[s, t] for t in seeds] for s in seeds}
 
 
 # ---- claims --------------------------------------------------------------------------------------------------------
 
 def judged(found):
+    for k in SAME:
+        if len(values := {str(r.get(k)) for r in found["runs"]}) > 1:
+            raise UsageError(f"the results are of runs of several {k}, {', '.join(sorted(values))}: {MEND}")
     line, standard = chosen(found, family="line"), chosen(found, family="standard")
     averaged = chosen(found, family="standard", scheduler="swa_cyclic")
     rate = max((r["noise_rate"] for r in found["runs"] if r["noise_rate"]), default=None)
@@ -97,8 +114,8 @@ def judged(found):
         return lambda row: middle(row)[key]
 
     averaged = {s: r for s, r in averaged.items() if of_kind(r, "swa")}
-    two = pair_of(found, standard)
-    at = {s: mirrored(row, 0.2) for s, row in line.items()}
+    at = {s: m for s, row in line.items() if (m := mirrored(row, 0.2))}
+    both = less_pairs(found, standard, {s: m["accuracy_probability"] for s, m in at.items()})
     out = [
         claim("flat", "Figure 4", "every network along the line is within one point of accuracy of standard training",
               paired(line, standard, lambda r: min(p["accuracy"] for p in of_kind(r, "path")), model("accuracy")),
@@ -113,12 +130,12 @@ def judged(found):
         claim("midpoint-swa-ece", "Section 4.3", "the midpoint is better calibrated than stochastic weight averaging",
               paired(line, averaged, midpoint("ece"), swa("ece")), 0, "below", "difference of ECE, 20 bins"),
         claim("ensemble", "abstract, figure 4", "the ensemble of two points of one line comes within one point of "
-              "accuracy of the ensemble of two independent networks",
-              {s: at[s]["accuracy_probability"] - two[s] for s in at.keys() & two.keys() if at[s]}, -POINT, "above",
-              "points 0.2 and 0.8; mean of probabilities; of each seed's network with each of the others"),
+              "accuracy of the ensemble of two independent networks", both, -POINT, "above",
+              "points 0.2 and 0.8; mean of probabilities; of each seed's network with each of the others; networks are "
+              "drawn, not pairs", results.bootstrap_pairs),
         claim("ensemble-midpoint", "figure 4", "the ensemble of two points of one line is more accurate than its "
-              "midpoint", {s: at[s]["accuracy_probability"] - middle(line[s])["accuracy"] for s in at if at[s]}, 0,
-              "above", "points 0.2 and 0.8"),
+              "midpoint", {s: at[s]["accuracy_probability"] - middle(line[s])["accuracy"] for s in at}, 0, "above",
+              "points 0.2 and 0.8"),
         claim("diversity", "beyond the paper", "disagreement grows with the distance along the line",
               {s: r["growth"]["disagreement"] for s, r in line.items()
                if r["growth"] and r["growth"]["disagreement"] is not None}, 0, "above",
@@ -143,11 +160,11 @@ def mirrored(row, t):
     return near[0] if near else None
 
 
-def claim(name, figure, statement, values, threshold, direction, protocol):
+def claim(name, figure, statement, values, threshold, direction, protocol, bootstrap=results.bootstrap):
     """A Claim on numbers {seed: value}, or None without any. The paper's own numbers stand only in its figures."""
     if not values:
         return None
-    value, low, high = results.bootstrap([values[s] for s in sorted(values)])
+    value, low, high = bootstrap([values[s] for s in sorted(values)])
     return Claim(f"subspaces:{name}", PAPER, figure, statement, value, low, high, len(values), None,
                  f"{protocol}; paired over {len(values)} seeds", judge(low, high, threshold, direction), COMMAND)
 

@@ -24,9 +24,14 @@ MEASURES = ("accuracy", "nll", "brier", "ece", "ece_debiased")
 PAIRS = ("accuracy_probability", "accuracy_logit", "ece_probability", "nll_probability", "disagreement",
          "total_variation", "cosine", "cosine_squared")
 # The settings of a run that its row repeats.
-SHOWN = ("net", "width", "dataset", "family", "vertices", "granularity", "beta", "samples", "noise_rate",
-         "scheduler", "label_smoothing", "dropout", "ema", "epochs", "init_seed", "order_seed")
-GROUP = "family,vertices,granularity,beta,samples,epochs,noise_rate,scheduler,label_smoothing,dropout,ema"
+SHOWN = ("net", "width", "dataset", "train_size", "data_seed", "family", "vertices", "granularity", "beta", "samples",
+         "noise_rate", "noise_kind", "scheduler", "label_smoothing", "dropout", "ema", "epochs", "init_seed",
+         "order_seed")
+# What every row of the tables says of its runs; the other settings that name a run are said where they are not usual.
+GROUP = ("family", "vertices", "granularity", "beta", "samples", "epochs", "noise_rate", "scheduler", "label_smoothing",
+         "dropout", "ema")
+SEEDS = ("init_seed", "order_seed", "augment_seed")  # what runs of one row may differ in
+UNSEEN = ("snapshots", "eval_every")  # of the settings that name a run, those that leave its weights as they are
 
 
 def make_parser():
@@ -36,7 +41,9 @@ def make_parser():
                    help="runs of subspaces.train, or of any training; or one of them")
     g.add_argument("--which", default="model", choices=("model", "best"),
                    help="the last weights, or the best on a run's validation set")
-    g.add_argument("--group_by", default=GROUP, metavar="KEY,KEY,…", help="the settings that make a row of the tables")
+    g.add_argument("--group_by", default="", metavar="KEY,KEY,…",
+                   help="the settings that make a row of the tables (default: all that name a run, but for its "
+                        "--init_seed, --order_seed and --augment_seed)")
     cli.add_select(g)
     g = parser.group("points", named=True)
     g.add_argument("--positions", type=cli.positive, default=21, help="points of a path, evenly from end to end")
@@ -117,7 +124,7 @@ class Member:
 def find(args):
     sources = runs.find_models(args.load_net, ["net"], args.select)
     alone = len(sources) == 1
-    keys = args.group_by.split(",")
+    keys, usual = (args.group_by.split(","), {}) if args.group_by else (GROUP, usual_settings())
     members = []
     for s in sources:
         weights = s.path if s.path.is_file() else s.path / f"{args.which}.safetensors"
@@ -140,11 +147,32 @@ def find(args):
         elif args.methods and snapshots > 1:
             of |= {"methods": args.methods, "random": args.random, "point_seed": args.point_seed, "share": args.share,
                    "ts": args.ts}
-        group = " ".join(f"{k}={s.config.get(k, '-')}" for k in keys) if s.config else s.name
+        said = [k for k, value in usual.items() if s.config.get(k, value) != value]
+        group = " ".join(f"{k}={s.config.get(k, '-')}" for k in (*keys, *said)) if s.config else s.name
         source = runs.Source(s.path, group, s.name, s.config)
         folder = runs.measure_folder(source, args.runs) / "arrays"
         members.append(Member(source, weights, of, folder / f"points-{runs.hash8(of)}.npz"))
+    check_seeds([m.source for m in members if m.source.config])
     return members
+
+
+def usual_settings():
+    """{setting: its default} of what names a training, but for GROUP, SEEDS and UNSEEN."""
+    from subspaces import train
+
+    parser = train.make_parser()
+    return {k: parser.get_default(k) for k in parser.naming if k not in (*GROUP, *SEEDS, *UNSEEN)}
+
+
+def check_seeds(sources):
+    """Raise UsageError for two runs of the same seeds in one row: they are no two draws of one thing."""
+    first = {}
+    for s in sources:
+        seeds = [s.config.get(k) for k in (*SEEDS, "data_seed", "noise_seed")]
+        other = first.setdefault((s.group, *seeds), s)
+        if other is not s:
+            raise UsageError(f"{other.path} and {s.path} are of the same seeds in one row of the tables: choose one of "
+                             "them with --select KEY=VALUE, or name with --group_by a setting in which they differ")
 
 
 def labels_of(source, described):
@@ -196,7 +224,7 @@ def measured(args, member, device, key, data):
         rows = data.train.some_rows(args.bn_images)
         weights = evaluate.reestimate_bn(network, data.train, seen, weights, rows, precision=args.measure_precision,
                                          **as_published(args.bn, member.source.config, data))
-    features = Features(network, args.feature)
+    features = Features(network, args.feature, len(weights))
     with features:
         logits = evaluate.logits_at(network, weights, data.test, seen, args.eval_bs, args.measure_precision,
                                     features.compare)
@@ -255,12 +283,13 @@ def corruption(args):
 
 
 class Features:
-    """Similarity of a layer's activations between points, image by image, summed over batches: a forward hook keeps
-    what the layer gives (or what the last linear layer takes), and compare() adds one batch of all points up."""
+    """Similarity of a layer's activations between so many points, image by image, summed over batches: a forward hook
+    keeps what the layer gives (or what the last linear layer takes), and compare() adds one batch of all points up."""
 
-    def __init__(self, network, name):
+    def __init__(self, network, name, points):
         import torch
 
+        self.name, self.points = name, points
         self.kept, self.sums, self.images = [], {1: 0.0, 2: 0.0}, 0
         modules = dict(network.named_modules())
         if name and name not in modules:
@@ -269,8 +298,14 @@ class Features:
         self.layer, self.output = (modules[name], True) if name else (last[-1], False)
 
     def __enter__(self):
+        import torch
+
         def hook(module, inputs, output):
-            self.kept.append((output if self.output else inputs[0]).detach())
+            seen = output if self.output else inputs[0]
+            if not isinstance(seen, torch.Tensor):
+                raise UsageError(f"--feature {self.name}: the module gives a {type(seen).__name__}, not a tensor; name "
+                                 "a module inside of it, or behind it")
+            self.kept.append(seen.detach())
 
         self.handle = self.layer.register_forward_hook(hook)
         return self
@@ -281,7 +316,12 @@ class Features:
     def compare(self):
         import torch
 
-        features = torch.stack(self.kept).float().flatten(2)  # (points, images, numbers)
+        if len(self.kept) != self.points:
+            what = f"--feature {self.name}: the module" if self.name else "the last linear layer"
+            raise UsageError(f"{what} is called {len(self.kept) / self.points:g} times on a batch, and one call is "
+                             "compared; name another module with --feature")
+        features = torch.stack(self.kept).float()
+        features = features.reshape(*features.shape[:2], -1)  # (points, images, numbers)
         features = torch.nn.functional.normalize(features, dim=2)
         cosines = torch.einsum("abd,cbd->acb", features, features).double()
         for power in self.sums:
@@ -414,31 +454,36 @@ def kept_tables(member, arrays):
     return tables
 
 
-def independent(args, members, held):
-    """Ensembles of two independent networks: rows of each pair of standard networks of a group."""
-    out, groups = [], {}
-    for n, (m, arrays) in enumerate(zip(members, held)):
-        if arrays["kinds"][0] == "model":
-            groups.setdefault(m.source.group, []).append(n)
-    for group, own in groups.items():
-        for i, j in itertools.combinations(own, 2):
-            if held[i]["logits"].shape == held[j]["logits"].shape:
-                out.append({"group": group, "a": i, "b": j,
-                            **of_pair(held[i]["logits"][0], held[j]["logits"][0], held[i]["labels"])})
+def independent(standard):
+    """Ensembles of two independent networks: rows of each pair of standard networks of a group, with the same test
+    images. standard: {number of the run: (group, data set, logits (N, C), labels)}."""
+    import numpy as np
+
+    out = []
+    for (i, (group, data, logits, labels)), (j, b) in itertools.combinations(standard.items(), 2):
+        if (group, data, logits.shape) == (b[0], b[1], b[2].shape) and np.array_equal(labels, b[3]):
+            one, two = logits.argmax(1), b[2].argmax(1)
+            right = (one != two) & ((one == labels) | (two == labels))  # percent_disagree_correct of the published code
+            out.append({"group": group, "a": i, "b": j, **of_pair(logits, b[2], labels),
+                        "disagreement_one_right": float(right.mean())})
     return out
 
 
 def summary(args, members):
     """Everything, as plain values: rows of runs, pairs of independent networks, a table with intervals over seeds."""
-    held = [runs.read_arrays(m.file, NEEDS) for m in members]
-    rows = [of_run(m, arrays) for m, arrays in zip(members, held)]
+    rows, standard = [], {}
+    for n, m in enumerate(members):
+        arrays = runs.read_arrays(m.file, NEEDS)  # of one run at a time: logits of many are large
+        rows.append(of_run(m, arrays))
+        if arrays["kinds"][0] == "model":
+            standard[n] = (m.source.group, m.settings["data"]["dataset"], arrays["logits"][0].copy(), arrays["labels"])
     return {"kind": "subspaces", "level": args.level, "corruption": args.corruption, "bins": BINS, "runs": rows,
-            "independent": independent(args, members, held), "table": table(args, rows)}
+            "independent": independent(standard), "table": table(args, rows)}
 
 
 def table(args, rows):
-    """One row a group and kind of point: means over the points of that kind, intervals over runs. Of a path: its ends,
-    its midpoint and its worst point."""
+    """One row a group and kind of point: means over the points of that kind, intervals over runs. Of a path: its ends
+    and its midpoint where they were measured, and its worst point."""
     from landscape import results
 
     found = {}
@@ -461,8 +506,10 @@ def chosen(row):
     path = [p for p in row["points"] if p["kind"] == "path"]
     out = {}
     if path:
-        out["ends"] = mean([path[0], path[-1]])
-        out["midpoint"] = min(path, key=lambda p: abs(p["t"] - 0.5))
+        for name, ts in (("ends", (0.0, 1.0)), ("midpoint", (0.5,))):
+            own = [p for p in path if p["t"] in ts]
+            if len(own) == len(ts):
+                out[name] = mean(own)
         out["worst"] = min(path, key=lambda p: p["accuracy"])
     for kind in dict.fromkeys(p["kind"] for p in row["points"] if p["kind"] != "path"):
         out[kind] = mean([p for p in row["points"] if p["kind"] == kind])

@@ -30,7 +30,9 @@ def make_parser():
     g.add_argument("--pairs", default="sampled", choices=("sampled", "all"),
                    help="of the regulariser: one pair of vertices a step, as published, or the mean over all")
     g.add_argument("--per_layer", action="store_true", help="cosines of each matrix by itself instead of all together")
-    g.add_argument("--samples", type=cli.positive, default=1, metavar="S", help="points a step, on parts of its batch")
+    g.add_argument("--samples", type=cli.positive, default=1, metavar="S",
+                   help="points a step, each on its part of the batch; a short last batch is in fewer parts, of two "
+                        "images or more")
     g.add_argument("--decay", default="vertices", choices=("vertices", "point"),
                    help="what weight decay shrinks: every vertex, as published, or the drawn point")
     g.add_argument("--rescale_lr", action="store_true",
@@ -90,11 +92,14 @@ def words(args):
 def check(args):
     """Fill in --vertices. UsageError for settings that do not go together."""
     if args.family == "standard":
-        for flag in ("vertices", "ends", "start", "start_noise", "rescale_lr", "per_layer"):
-            if getattr(args, flag):
+        for flag in ("vertices", "granularity", "beta", "pairs", "per_layer", "samples", "decay", "rescale_lr", "ends",
+                     "start", "start_noise"):
+            if flag in args.differs:
                 raise UsageError(f"--{flag} is of a subspace: --family standard trains one network")
         if args.ema and (args.accumulate > 1 or args.sam_radius):
             raise UsageError("--ema is not offered with --accumulate or --sam_radius: it would count a step twice")
+        if args.ema and args.snapshots:
+            raise UsageError("--snapshots is not offered with --ema, which measures and keeps the average at the end")
         return
     if args.ema:
         raise UsageError("--ema is of one network: give --family standard")
@@ -113,8 +118,11 @@ def check(args):
         raise UsageError(f"--rescale_lr is for SGD: {args.opt} moves every vertex by --lr, whatever its coefficient")
     if args.decay == "point" and args.opt == "AdamW":
         raise UsageError("--decay point is not for AdamW, which shrinks what it trains, the vertices")
-    if args.samples > args.bs:
-        raise UsageError(f"--samples {args.samples} is more than --bs {args.bs}")
+    if args.samples > 1 and 2 * args.samples > args.bs:
+        raise UsageError(f"--samples {args.samples}: a part of --bs {args.bs} images has two of them at least")
+    if args.accumulate > 1:
+        raise UsageError("--accumulate is not offered for subspaces: its parts would be at points of their own, "
+                         "which is what --samples is for")
     if sum(map(bool, (args.ends, args.start, args.start_noise))) > 1:
         raise UsageError("--ends, --start and --start_noise: give one of the three")
     if args.ends and args.family not in ("curve", "chain"):

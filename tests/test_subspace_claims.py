@@ -4,7 +4,8 @@ import pytest
 
 from landscape import claims as ledger
 from landscape import runs
-from landscape.errors import FileProblem
+from landscape.errors import FileProblem, UsageError
+from landscape.results import bootstrap
 from subspaces import claims
 
 SEEDS = (0, 1, 2)
@@ -20,10 +21,10 @@ def row(seed, family, accuracy, ece, scheduler="cosine", noise=0.0, beta=1.0, co
     if scheduler == "swa_cyclic":
         points.append({**points[0], "kind": "swa", "accuracy": accuracy + 0.003 + bump})
     mirrored = [{"t": t, "accuracy_probability": accuracy + 0.01 + bump} for t in ts] if kind == "path" else []
-    return {"group": f"{family} {scheduler} {noise} {beta}", "family": family, "granularity": granularity, "beta": beta,
-            "samples": 1, "label_smoothing": 0.0, "dropout": 0.0, "ema": 0.0, "noise_rate": noise,
-            "scheduler": scheduler,
-            "epochs": 30, "init_seed": seed, "points": points, "mirrored": mirrored, "squared_cosines": [cosine],
+    return {"group": f"{family} {scheduler} {noise} {beta}", "path": f"runs/{family}-{seed}", "family": family,
+            "granularity": granularity, "beta": beta, "samples": 1, "label_smoothing": 0.0, "dropout": 0.0,
+            "ema": 0.0, "noise_rate": noise, "scheduler": scheduler, "epochs": 30, "init_seed": seed, "points": points,
+            "mirrored": mirrored, "squared_cosines": [cosine],
             "growth": {"disagreement": 0.9} if kind == "path" else None}
 
 
@@ -57,6 +58,38 @@ def test_each_claim_is_judged_on_the_runs_that_it_is_of():
     assert abs(values["subspaces:flat"].value - 0.016) < 1e-9
     assert abs(values["subspaces:noise"].value - 0.05) < 1e-9
     assert values["subspaces:noise"].n == 3
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"init_seed": 0}, "two runs of one seed"), ({"group": "line, --lr 0.2"}, "two treatments"),
+    ({"dataset": "MNIST"}, "several dataset, MNIST, None"),
+])
+def test_runs_that_are_not_draws_of_one_thing_are_refused(change, says):
+    found = results()
+    found["runs"].append({**row(3, "line", 0.72, 0.03), **change})
+    with pytest.raises(UsageError, match=says):
+        claims.judged(found)
+
+
+def test_ensembles_that_share_a_network_are_no_independent_values():
+    """Where the ensemble of two networks is as good as their mean, drawing pairs is drawing networks."""
+    found, own = results(), {0: 0.70, 1: 0.74, 2: 0.81}
+    for p in found["independent"]:
+        seeds = [found["runs"][p[k]]["init_seed"] for k in "ab"]
+        p["accuracy_probability"] = sum(own[s] for s in seeds) / 2
+    (ensemble,) = [c for c in claims.judged(found) if c.id == "subspaces:ensemble"]
+    apart = [0.73 + 0.0005 * s - own[s] for s in SEEDS]
+    value, low, high = bootstrap(apart)
+    assert ensemble.n == 3 and abs(ensemble.value - value) < 1e-12
+    assert ensemble.high - ensemble.low > 0.9 * (high - low)
+
+
+def test_a_midpoint_is_at_one_half():
+    found = results()
+    for r in found["runs"]:
+        r["points"] = [p for p in r["points"] if p["t"] != 0.5]
+    with pytest.raises(UsageError, match="its midpoint was not measured"):
+        claims.judged(found)
 
 
 def test_what_was_not_run_is_not_claimed():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import models
-from landscape import data, evaluate, metrics, runs, seeding, subspace, train, weights
+from landscape import data, evaluate, metrics, results, runs, seeding, subspace, train, weights
 from landscape.errors import ContentError, FileProblem, UsageError
 from subspaces import evaluate as measure
 from subspaces import plot, points
@@ -99,6 +99,35 @@ def test_two_standard_networks_are_an_independent_ensemble(found):
     both = a["logits"][0] + b["logits"][0]
     assert pair["accuracy_logit"] == (both.argmax(1) == a["labels"]).mean()
     assert pair["disagreement"] == (a["logits"][0].argmax(1) != b["logits"][0].argmax(1)).mean()
+    said = zip(a["logits"][0].argmax(1), b["logits"][0].argmax(1), a["labels"])
+    assert np.isclose(pair["disagreement_one_right"], np.mean([x != y and z in (x, y) for x, y, z in said]))
+
+
+def test_only_networks_of_one_test_set_are_an_ensemble():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(4, 9, 3)), rng.integers(0, 3, 9)
+    standard = {0: ("a", "digits", logits[0], labels), 1: ("a", "fake", logits[1], labels),
+                2: ("a", "digits", logits[2], labels[::-1]), 5: ("a", "digits", logits[3], labels),
+                6: ("b", "digits", logits[3], labels)}
+    assert [(p["a"], p["b"]) for p in measure.independent(standard)] == [(0, 5)]
+
+
+def test_a_row_of_the_tables_is_of_one_treatment(tmp_path):
+    zero = [*TINY, "--epochs", "0", "--family", "standard", "--runs", str(tmp_path)]
+    for more in ([], ["--lr", "0.1"], ["--seed", "2"], ["--decay", "point"], ["--opt", "Adam"], ["--data_seed", "2"],
+                 ["--train_size", "100"], ["--width", "4"], ["--snapshots", "all", "--seed", "3"]):
+        assert learn.main([*zero, *(["--family", "line"] if "--decay" in more else []), *more]) == 0
+
+    def groups(*more):
+        args = learn.cli.resolve(measure.make_parser().settings(["--load_net", str(tmp_path), *more]))
+        measure.check(args)
+        return [m.source.group for m in measure.find(args)]
+
+    assert sorted(map(groups().count, set(groups()))) == [1] * 6 + [3]
+    assert set(groups("--select", "lr=0.05")) == {g for g in groups() if "lr=" in g}
+    with pytest.raises(UsageError, match="of the same seeds in one row of the tables: choose one"):
+        groups("--group_by", "family")
+    assert len(set(groups("--group_by", "family,lr,opt,width,train_size"))) == 6
 
 
 def test_tables_figures_and_what_is_kept(root, found):
@@ -116,6 +145,74 @@ def test_tables_figures_and_what_is_kept(root, found):
     assert {"simplexes", "noise"} <= plot.figures(folder, {**held, "runs": [
         *held["runs"], *({**r, "vertices": 4, "noise_rate": 0.2} for r in held["runs"])]}).keys()
 
+
+# ---- figures of made-up results ------------------------------------------------------------------------------------
+
+USUAL = {"family": "standard", "vertices": 0, "granularity": "network", "beta": 1.0, "samples": 1, "noise_rate": 0.0,
+         "noise_kind": "symmetric", "scheduler": "cosine", "label_smoothing": 0.0, "dropout": 0.0, "ema": 0.0}
+
+
+def made_row(accuracy, kinds=("model",), **settings):
+    """A row of results.json of a run with these settings."""
+    own = {**USUAL, **settings}
+    ts = {"path": (0.0, 0.5, 1.0)}
+    points = [{"name": kind, "kind": kind, "t": t, **dict.fromkeys(measure.MEASURES, accuracy)}
+              for kind in kinds for t in ts.get(kind, (None,))]
+    mirrored = [{"t": t, **dict.fromkeys(measure.PAIRS, accuracy)} for t in ts["path"]] if "path" in kinds else []
+    return {**own, "group": " ".join(f"{k}={v}" for k, v in own.items()), "points": points, "mirrored": mirrored}
+
+
+def curves_of(figure):
+    """{label: heights} of the first panel: of lines and of points with intervals."""
+    ax = figure.axes[0]
+    out = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+    return out | {c.get_label(): list(c.lines[0].get_ydata()) for c in ax.containers}
+
+
+def test_figures_of_foreign_subspaces_are_made():
+    def foreign(kinds, name):
+        return {**made_row(0.7, kinds), **dict.fromkeys(USUAL), "group": name}
+
+    figures = plot.figures(None, {"runs": [foreign(("path",), "a"), foreign(("path",), "b"), foreign(["centre"], "c")],
+                                  "independent": []})
+    assert figures.keys() == {"along"} and {"a", "b"} <= curves_of(figures["along"]).keys()
+
+
+def test_what_is_trained_otherwise_is_named():
+    special = ({"dropout": 0.3}, {"label_smoothing": 0.1}, {"ema": 0.99}, {"samples": 2}, {})
+    runs_of = [made_row(0.9 if not more else 0.5, (kind,), family=family, noise_rate=r, **more)
+               for family, kind in (("standard", "model"), ("line", "path")) for r in (0.0, 0.4) for more in special
+               if not (family == "standard" and "samples" in more or family == "line" and "ema" in more)]
+    curves = curves_of(plot.noise({"runs": runs_of}))
+    assert curves["standard"] == curves["line"] == [0.9, 0.9] and curves["line, 2 samples"] == [0.5, 0.5]
+    assert curves["standard, dropout=0.3"] == curves["standard, label_smoothing=0.1"] == [0.5, 0.5]
+
+
+def test_each_average_of_snapshots_is_named():
+    both = [made_row(a, ("model", "swa"), scheduler=s) for a, s in ((0.6, "swa_cyclic"), (0.8, "swa_constant"),
+                                                                    (0.9, "fge"))]
+    simplexes = [made_row(0.7, ["centre"], family="simplex", vertices=m) for m in (3, 4)]
+    curves = curves_of(plot.simplexes({"runs": [*both, *simplexes]}, simplexes))
+    assert curves["SWA: swa_cyclic"] == [0.6, 0.6] and curves["average of snapshots"] == [0.9, 0.9]
+    assert curves["SWA: swa_constant"] == [0.8, 0.8] and curves["simplex"] == [0.7, 0.7]
+    assert {"SWA", "simplex"} <= curves_of(plot.simplexes({"runs": [both[0], *simplexes]}, simplexes)).keys()
+
+
+def test_bands_of_pairs_draw_networks():
+    pairs = [{"a": i, "b": j, "accuracy_probability": (i + j) / 20} for i, j in itertools.combinations((1, 4, 9), 2)]
+    wanted = results.bootstrap_pairs([[(i + j) / 20 for j in (1, 4, 9)] for i in (1, 4, 9)])
+    assert np.allclose(plot.over_pairs(pairs, "accuracy_probability"), (wanted[0], max(wanted[1], 0), wanted[2]))
+    assert plot.over_pairs(pairs, "cosine") is None and plot.over_pairs(pairs[:2], "accuracy_probability") is None
+
+
+@pytest.mark.parametrize(("ts", "names"), [((0.7, 0.2), []), ((1.0, 0.2, 0.0), ["ends"]), ((0.5, 0.0), ["midpoint"])])
+def test_ends_and_midpoints_are_where_they_say(ts, names):
+    points = [{"kind": "path", "t": t, **dict.fromkeys(measure.MEASURES, t)} for t in ts]
+    found = measure.chosen({"points": points, "ensembles": []})
+    assert list(found) == [*names, "worst"] and all(found[n]["accuracy"] == 0.5 for n in names)
+
+
+# ---- snapshots and corruptions -------------------------------------------------------------------------------------
 
 def test_methods_of_snapshots(root):
     _, held = measured(root, "--select", "family=standard", "--methods", ",".join(measure.METHODS))
@@ -143,7 +240,8 @@ def test_one_figure_of_all_corruptions(root, capsys):
     labels = [t.get_text() for t in figure.axes[0].get_xticklabels()]
     assert labels == ["clean", "contrast, severity 5", "gaussian noise, severity 5"]
     shown = {c.get_label(): c for c in figure.axes[0].containers}
-    assert {"ends", "midpoint", "ensemble of its ends"} <= {k.split(": ")[-1] for k in shown} and "SWA" in shown
+    assert {"ends", "midpoint", "ensemble of its ends"} <= {k.split(": ")[-1] for k in shown}
+    assert "average of snapshots" in shown
     found = next(f for f in held if f["corruption"] == "contrast:5")
     wanted = np.mean([r["points"][0]["accuracy"] for r in found["runs"] if r["family"] == "standard"])
     assert np.isclose(shown["standard"].lines[0].get_ydata()[1], wanted)
@@ -263,7 +361,7 @@ def test_cosines_of_features_against_a_loop():
     normal = {"kind": "custom", "mean": [0.5] * 3, "std": [0.3] * 3}
     vertices = [weights.of(network), {k: v + 0.3 * torch.randn_like(v) for k, v in weights.of(network).items()}]
     for name in ("", "1"):
-        features = measure.Features(network, name)
+        features = measure.Features(network, name, 2)
         with features:
             evaluate.logits_at(network, vertices, images, normal, bs=3, watch=features.compare)
         seen = []
@@ -275,7 +373,29 @@ def test_cosines_of_features_against_a_loop():
         assert np.isclose(features.mean(1)[0, 1], cosines.mean(), atol=1e-5)
         assert np.isclose(features.mean(2)[1, 0], (cosines**2).mean(), atol=1e-5)
     with pytest.raises(UsageError, match="no such module; did you mean"):
-        measure.Features(network, "11")
+        measure.Features(network, "11", 2)
+
+
+class Twice(torch.nn.Module):
+    """Calls one of its layers twice, another never, and one that gives a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.never, self.several = torch.nn.Linear(12, 12), torch.nn.Linear(3, 3), torch.nn.GRU(12, 3)
+
+    def forward(self, x):
+        return self.several(self.one(self.one(x.flatten(1))))[0]
+
+
+@pytest.mark.parametrize(("name", "says"), [("one", "called 2 times"), ("", "linear layer is called 0 times"),
+                                            ("several", "gives a tuple, not a tensor")])
+def test_a_feature_is_one_tensor_of_each_forward(name, says):
+    network = Twice()
+    images = data.Images(torch.randint(0, 256, (7, 2, 2, 3), dtype=torch.uint8), torch.arange(7) % 3)
+    normal = {"kind": "custom", "mean": [0.5] * 3, "std": [0.3] * 3}
+    features = measure.Features(network, name, 2)
+    with features, pytest.raises(UsageError, match=says):
+        evaluate.logits_at(network, [weights.of(network)] * 2, images, normal, bs=3, watch=features.compare)
 
 
 def test_pairs_are_those_of_every_two_points():
@@ -292,6 +412,7 @@ def test_pairs_are_those_of_every_two_points():
     (["--at", "0,1.5"], UsageError, "at most 1"), (["--at", "-0.1"], UsageError, "at least 0"),
     (["--methods", "swab"], UsageError, "did you mean swa"),
     (["--corruption", "frog:1"], UsageError, "did you mean fog"),
+    (["--corruption", "snow:1"], UsageError, "ensembles.shift --source archive"),
     (["--corruption", "gaussian_noise:6"], UsageError, "from 1 to 5"), (["--positions", "1"], UsageError, "two ends"),
     (["--select", "family=standard", "init_seed=1", "--at", "0.5"], UsageError, "one network, not a subspace"),
     (["--which", "best"], FileProblem, "has no best"),

@@ -135,6 +135,7 @@ def test_the_published_settings_run_on_images_of_their_shape(tmp_path, config, s
     held = runs.read_json(done.parent / "results.json")
     assert held["architecture"]["num_classes"] == classes
     assert held["architecture"]["image_size"] == int(shape.split("x")[1])
+    assert runs.run_source(done.parent, ["net"]).config["val_size"] == 0  # they trained on all
     assert (done.parent / "model.safetensors").stat().st_size > 4 * held["parameters"]
 
 
@@ -261,10 +262,14 @@ def test_ema_is_the_average_of_the_steps_and_resumes(root, tmp_path, monkeypatch
     (["--rescale_lr", "--opt", "Adam"], 2, "is for SGD"),
     (["--ema", "0.9"], 2, "is of one network"),
     (["--ema", "0.9", "--family", "standard", "--accumulate", "2"], 2, "count a step twice"),
+    (["--ema", "0.9", "--family", "standard", "--snapshots", "all"], 2, "keeps the average at the end"),
+    *((["--family", "standard", f"--{flag}", value], 2, f"--{flag} is of a subspace") for flag, value in (
+        ("samples", "2"), ("granularity", "module"), ("decay", "point"), ("pairs", "all"), ("beta", "0"))),
+    (["--accumulate", "2"], 2, "what --samples is for"),
     (["--decay", "point", "--opt", "AdamW"], 2, "not for AdamW"),
     (["--sam_radius", "0.05"], 2, "two passes"),
     (["--train_mode", "adv"], 2, "not offered for subspaces"),
-    (["--samples", "100"], 2, "--bs 48"),
+    (["--samples", "25"], 2, "--bs 48 images has two"),
     (["--dropout", "0.3"], 2, "no dropout"),
     (["--scheduler", "swa_cyclic", "--snapshots", "cycles"], 2, "too few"),
 ])  # fmt: skip

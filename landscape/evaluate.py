@@ -131,7 +131,8 @@ def reestimate_bn(network, images, normalize, points=None, rows=None, bs=512, pr
     float64; "cumulative", the plain mean over batches of their means and unbiased variances; "ema", those of each batch
     in its turn with weight MOMENTUM, from mean 0 and variance 1 on. augment, draws: as Images.batches takes them. Each
     batch passes in train mode, so that layers above see activations normalised by their own batch, as in training; with
-    bs >= N it is exactly one big batch. Dropout stays off. A network without BatchNorm is returned untouched.
+    bs >= N it is exactly one big batch. A lone last image is left out. Dropout stays off. A network without BatchNorm
+    is returned untouched.
     """
     layers = norm_layers(network)
     if not layers:

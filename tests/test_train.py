@@ -202,6 +202,14 @@ def test_a_warmup_that_ends_within_a_step_goes_no_higher(warmup):
     assert max(rates("constant", 2, warmup=warmup)) == 1
 
 
+def test_no_part_of_a_batch_is_a_lone_image(tmp_path):
+    """The last batch of 3 images is not divided into 2 and 1, of which BatchNorm could make nothing at 1x1 pixels."""
+    import main
+
+    assert main.main(["--net", "resnet18", "--width", "4", "--dataset", "digits", "--train_size", "51", "--bs", "48",
+                      "--epochs", "1", "--accumulate", "2", "--imgs", "none", "--runs", str(tmp_path)]) == 0
+
+
 def test_a_lone_last_image_is_left_out():
     assert train.steps_per_epoch(129, 128) == 1
     assert train.steps_per_epoch(130, 128) == 2

@@ -42,7 +42,8 @@ def main(argv=None):
     for root in roots:
         if not root.is_dir():
             raise FileProblem(f"{root} is not a folder; give the folder that holds the runs")
-    held = [gathered(f, root) for root in roots for f in sorted(p.parent for p in root.rglob("config.yaml"))]
+    held = [gathered(f, root) for root in roots for f in sorted(p.parent for p in root.rglob("config.yaml"))
+            if "wandb" not in f.relative_to(root).parts]  # its own folder in a run holds a file of that name too
     if not held:
         raise FileProblem(f"no run below {', '.join(args.folders)}: a run's folder holds a config.yaml")
     files = [*args.claims, *(f for root in roots for f in sorted(root.rglob("claims.json")))]

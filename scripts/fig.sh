@@ -73,9 +73,10 @@ if os.path.getsize(path) > 80_000:  # all figures in git together are under 5 MB
 print(os.path.basename(path))' "$2" "results/$study/$kept") ;;
     *) cp "$2" "results/$study/$kept" ;;
   esac
-  local made_by=results/$study/made.txt stem=${kept%.*}  # file, command, commit
-  case "$kept" in *.png) rm -f "results/$study/$stem.jpg" ;; *.jpg) rm -f "results/$study/$stem.png" ;; esac
-  { grep -v "^$kept \|^$stem\.\(png\|jpg\) " "$made_by" 2>/dev/null || true
+  local made_by=results/$study/made.txt old=$kept  # file, command, commit
+  case "$kept" in *.png) old=${kept%.png}.jpg ;; *.jpg) old=${kept%.jpg}.png ;; esac
+  [ "$old" = "$kept" ] || rm -f "results/$study/$old"
+  { grep -v "^$kept \|^$old " "$made_by" 2>/dev/null || true
     echo "$kept  ${asked:-}bash scripts/$(basename "$0") --scale $scale  $(git rev-parse --short HEAD)"; } | sort > "$made_by.new"
   mv "$made_by.new" "$made_by"
   echo "kept: results/$study/$kept"

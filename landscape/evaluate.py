@@ -96,17 +96,20 @@ def given(network, weights, device, buffers=True):
 
 
 @torch.no_grad()
-def losses_at(network, points, images, normalize, bs=0):
+def losses_at(network, points, images, normalize, bs=0, precision="fp32"):
     """(cross-entropy (P, N) float32, right or not (P, N) bool) of each image, on the CPU: the network with each of P
-    weight dicts, all sharing each batch of images. BatchNorm is folded into the layers before it."""
+    weight dicts, all sharing each batch of images. BatchNorm is folded into the layers before it. precision: fp32 or
+    bf16."""
     device = device_of(network)
     folded = []
     for weights in points:
         twin = copy.deepcopy(network).eval()
         twin.load_state_dict(weights)
-        folded.append(folded_copy(twin))
+        folded.append(folded_copy(twin) if precision == "fp32" else bf16_copy(twin))
     parts = []
     for x, y, _ in images.batches(None, batch_size(device, bs), normalize):
+        if precision == "bf16" and x.is_floating_point():
+            x = x.bfloat16()
         said = torch.stack([one(x).float() for one in folded])
         losses = F.cross_entropy(said.flatten(0, 1), y.repeat(len(folded)), reduction="none").view(said.shape[:2])
         parts.append((losses.cpu(), (said.argmax(2) == y).cpu()))

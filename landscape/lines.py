@@ -37,13 +37,14 @@ class Scene:
     bs: int = 0
     bn_bs: int = 512
     augment: object = None  # the usual one of the training set
+    precision: str = "fp32"  # or bf16; REPAIR is in float32
 
     @classmethod
-    def of(cls, network, data, normalize, bn_images, bs):
+    def of(cls, network, data, normalize, bn_images, bs, precision="fp32"):
         """bn_images: that many of the training set, drawn once and for all; 0 for all."""
         rows = data.train.some_rows(bn_images, "batchnorm").sort().values
         return cls(network.eval(), data.train, data.test, normalize, rows, bs,
-                   augment=datasets.parse_augment("auto", data.entry))
+                   augment=datasets.parse_augment("auto", data.entry), precision=precision)
 
     @property
     def normed(self):
@@ -83,10 +84,16 @@ def points(scene, line, ts):
     """[weights] at ts, with the statistics that line.norm says."""
     found = [weights.lerp(line.a, line.b, t) for t in ts]
     if line.norm == "reset":
-        return evaluate.reestimate_bn(scene.network, scene.train, scene.normalize, found, scene.rows, scene.bn_bs)
+        return settled(scene, found)
     if line.norm == "repair":
         return repair(scene, line.a, line.b, found, ts)
     return as_published(scene, found) if line.norm == "published" else found
+
+
+def settled(scene, networks):
+    """Networks with BatchNorm's statistics estimated anew on scene.rows."""
+    return evaluate.reestimate_bn(scene.network, scene.train, scene.normalize, networks, scene.rows, scene.bn_bs,
+                                  scene.precision)
 
 
 def as_published(scene, networks):
@@ -104,16 +111,15 @@ def ends(scene, networks, norm):
     if norm == "published":
         networks = as_published(scene, networks)
     elif norm != "stored":
-        networks = evaluate.reestimate_bn(scene.network, scene.train, scene.normalize, networks, scene.rows,
-                                          scene.bn_bs)
+        networks = settled(scene, networks)
     said = {part: said_at(scene, networks, images) for part, images in (("train", scene.train), ("test", scene.test))}
     return [{part: (losses[m], right[m]) for part, (losses, right) in said.items()} for m in range(len(networks))]
 
 
 def statistics_of_ends(scene, norm):
     """By what statistics, as `ends` takes them, the first and the second end of a line with that norm are measured."""
-    settled = "reset" if scene.normed else "stored"
-    return {"stored": ("stored", "stored"), "reset": ("reset", "reset"), "repair": (settled, settled),
+    repaired = "reset" if scene.normed else "stored"
+    return {"stored": ("stored", "stored"), "reset": ("reset", "reset"), "repair": (repaired, repaired),
             "published": ("stored", "published")}[norm]
 
 
@@ -131,7 +137,8 @@ def together(points):
 
 def said_at(scene, points, images):
     """(losses (P, N) float32, right (P, N) bool), in as few passes over the images as memory allows."""
-    parts = [evaluate.losses_at(scene.network, some, images, scene.normalize, scene.bs) for some in together(points)]
+    parts = [evaluate.losses_at(scene.network, some, images, scene.normalize, scene.bs, scene.precision)
+             for some in together(points)]
     losses, right = (torch.cat(part).numpy() for part in zip(*parts))
     if not np.isfinite(losses).all():
         raise ContentError("a network on the line gives NaN or infinite losses: one of its ends has diverged, or the "

@@ -444,8 +444,8 @@ def take_step(network, forward, objective, batch, args, optimiser, scaler, penal
 
 
 def accumulate(network, forward, objective, x, target, args, scaler, penalty, share=1.0):
-    """Add the gradients of the batch's mean loss, in parts of two images at least (BatchNorm has none of one), and those
-    of all processes. Returns (loss, logits (B, C)), detached."""
+    """Add the gradients of the batch's mean loss, in parts of two images at least (BatchNorm can make nothing of one),
+    and those of all processes. Returns (loss, logits (B, C)), detached."""
     total, logits, parts = 0.0, [], max(1, min(args.accumulate, len(x) // 2))
     for px, pt in zip(x.tensor_split(parts), target.tensor_split(parts)):
         with evaluate.autocast(x.device, args.precision):

@@ -37,6 +37,8 @@ def add_points(g):
     g.add_argument("--bn_images", type=cli.natural, default=5000, metavar="N",
                    help="training images for BatchNorm, activations and --adaptive; 0: all")
     g.add_argument("--match_seed", type=int, default=0, help="order in which groups of units are matched")
+    g.add_argument("--measure_precision", default="fp32", choices=("fp32", "bf16"),
+                   help="of BatchNorm's statistics and of the losses; bf16 takes half of the time on CPUs that have it")
 
 
 def make_parser():
@@ -208,7 +210,8 @@ def scene_of(args, nets, device):
     from models.axes import axes_of
 
     network = nets.trained[0].network.to(device)
-    scene = engine.Scene.of(network, nets.data, nets.trained[0].preprocessing, args.bn_images, args.eval_bs)
+    scene = engine.Scene.of(network, nets.data, nets.trained[0].preprocessing, args.bn_images, args.eval_bs,
+                            args.measure_precision)
     return scene, axes_of(network) if set(args.align) - {"none"} else None
 
 

@@ -98,6 +98,7 @@ def own_barrier(scene, a, b, ts=None):
 
 def barrier(bench):
     scene, a, b = trained_pair(bench)
+    scene.precision = "bf16"
 
     def check():
         slow = plain_point(scene, a, b, 0.5, augmented=False)
@@ -106,8 +107,8 @@ def barrier(bench):
         return gap <= 0.01, f"losses at t = 0.5 differ by {gap:.0e} from the plain loop without augmentation (≤ 0.01)"
 
     return bench.ratio(f"a barrier of two ResNet-20 of width 8, 11 points, BatchNorm estimated anew on all of "
-                       f"{len(scene.train)} training images, {len(scene.test)} test images: all points in one pass / "
-                       "a copy for each point, PIL, DataLoader with 2 workers (timed on 1 of 11 and scaled up)",
+                       f"{len(scene.train)} training images, {len(scene.test)} test images: all points in one pass, in "
+                       "bf16 / a copy for each point, PIL, DataLoader with 2 workers (timed on 1 of 11 and scaled up)",
                        2.4, lambda: own_barrier(scene, a, b, TS), lambda: plain_point(scene, a, b, 0.5), check,
                        share=1 / 11)
 

@@ -179,7 +179,7 @@ def answers(scene, points, sets, bn):
     parts = []
     for some in lines.together(points):
         if bn == "reset":
-            some = evaluate.reestimate_bn(scene.network, scene.train, scene.normalize, some, scene.rows, scene.bn_bs)
+            some = lines.settled(scene, some)
         parts.append([evaluate.logits_at(scene.network, some, images, scene.normalize, scene.bs).numpy()
                       for images in sets])
     logits = [np.concatenate(one) for one in zip(*parts)]

@@ -112,7 +112,7 @@ def measure(args, star):
 def compute(args, run, star, said, groups, members):
     """Everything, as plain values. groups: the Sources by role; members: all of them, in that order, each with what of
     it is measured ("model" or "best")."""
-    from landscape import evaluate, permute
+    from landscape import lines, permute
     from star import stars
     from star.train import content
 
@@ -131,8 +131,7 @@ def compute(args, run, star, said, groups, members):
     mean = stars.aligned_mean(anchors, axes, args.match_seed)
     swa = [average(path, nets.weights[0]) for path in args.swa]
     made = [{**nets.weights[0], **one} for one in (mean, *swa)]
-    held = [*nets.weights, *evaluate.reestimate_bn(scene.network, scene.train, scene.normalize, made, scene.rows,
-                                                   scene.bn_bs)]
+    held = [*nets.weights, *lines.settled(scene, made)]
     places["mean"] = [len(nets.weights)]
     places["other"] += range(len(nets.weights) + 1, len(held))
     if args.anchors_measured:
@@ -237,7 +236,7 @@ def bend(args, scene, path, norm):
     device = evaluate.device_of(scene.network)
     points = [{k: v.to(device) for k, v in p.items()} for p in points]
     if norm == "reset":
-        points = evaluate.reestimate_bn(scene.network, scene.train, scene.normalize, points, scene.rows)
+        points = lines.settled(scene, points)
     out = {"path": str(path), "family": said["subspace"]["family"]}
     for part, images in (("train", scene.train), ("test", scene.test)):
         losses, _ = lines.said_at(scene, points, images)

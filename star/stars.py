@@ -156,7 +156,7 @@ def held_out_barriers(scene, star, others, how, axes, seed):
     """(mean loss barrier, mean accuracy barrier) of the lines between a network and others, on the images of scene.rows
     at TS, with BatchNorm's statistics estimated anew at each point; others are aligned to it first."""
     images = scene.train.subset(scene.rows)
-    (star,) = evaluate.reestimate_bn(scene.network, scene.train, scene.normalize, [star], scene.rows, scene.bn_bs)
+    (star,) = lines.settled(scene, [star])
     heights, drops = [], []
     for other in others:
         aligned, _ = lines.align(how, scene, star, other, axes, seed)

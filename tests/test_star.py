@@ -140,6 +140,16 @@ def test_alignment_takes_the_barrier_of_a_permuted_copy_away(digits, name, how):
     assert np.allclose(there["losses"], here["losses"], atol=1e-4)
 
 
+def test_a_line_in_bf16_is_nearly_that_in_fp32(digits):
+    of, (a, b) = scene(digits), (weights.of(network(seed=s)) for s in (1, 2))
+    exact = excess(of, a, b, "reset")
+    of.precision = "bf16"
+    found = excess(of, a, b, "reset")
+    for part in ("train", "test"):
+        gap = np.abs(np.subtract(found[part]["losses"], exact[part]["losses"]))
+        assert 0 < gap.max() < 0.02 * max(exact[part]["losses"])
+
+
 def test_wrong_axes_stop_with_the_layer(digits):
     of, a, b = scene(digits), weights.of(network()), weights.of(network(seed=1))
     axes = axes_of(of.network)

@@ -62,7 +62,7 @@ def found(folder):
     out = {}
     if not Path(folder).is_dir():
         raise FileProblem(f"{folder} is not a folder; give the folder of the study's runs")
-    for file in sorted(Path(folder).rglob("results.json")):
+    for file in runs.below(folder, "results.json"):
         results = runs.read_json(file)
         if results.get("kind") not in KINDS or not (file.parent / "done").exists():
             continue

@@ -59,7 +59,7 @@ def found(root):
     root, out = Path(root), {}
     if not root.is_dir():
         raise FileProblem(f"{root} is not a folder; give the folder of the study's runs")
-    for file in sorted(root.rglob("results.json")):
+    for file in runs.below(root, "results.json"):
         result = runs.read_json(file)
         if result.get("kind") in KINDS and (file.parent / "done").exists() and len(result["nets"]) == 1:
             result["folder"] = file.parent

@@ -86,6 +86,13 @@ def test_the_run_of_most_repeats_counts(tmp_path):
     assert judged(tmp_path, tmp_path / "claims.json")["linear:diabetes-peak"].verdict == "holds"
 
 
+def test_what_smoke_left_does_not_count(tmp_path):
+    write(tmp_path, peak=1.0)
+    write(tmp_path / "smoke", repeats=99)
+    assert judged(tmp_path, tmp_path / "claims.json")["linear:diabetes-peak"].verdict == "fails"
+    assert judged(tmp_path / "smoke", tmp_path / "other.json")["linear:diabetes-peak"].verdict == "holds"
+
+
 def test_second_descent_of_polynomials(tmp_path):
     degrees, draw = np.array([1, 5, 14, 15, 16, 30, 40, 50]), np.random.default_rng(1)
     level = np.array([0.5, 1, 9, 99, 9, 0.3, 0.4, 0.9])

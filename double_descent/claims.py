@@ -13,7 +13,7 @@ it is at both flanks, half and twice as many rows (or the most measured); an abl
 
 from pathlib import Path
 
-from double_descent.deep_claims import deep, measured
+from double_descent.deep_claims import deep, measured, repeated
 from landscape import claims, cli, runs
 from landscape.claims import Claim, judge
 from landscape.errors import FileProblem
@@ -77,7 +77,8 @@ def found(folder):
 
 
 def extent(results):
-    return len(results["models"]) if results["kind"] == "deep" else results["repeats"]
+    """What the run that counts has most of; of deep ones first those with one network a seed."""
+    return (not repeated(results), len(results["models"])) if results["kind"] == "deep" else results["repeats"]
 
 
 def known(results):

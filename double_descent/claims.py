@@ -13,7 +13,7 @@ it is at both flanks, half and twice as many rows (or the most measured); an abl
 
 from pathlib import Path
 
-from double_descent.deep_claims import deep, measured
+from double_descent.deep_claims import deep, measured, repeated
 from landscape import claims, cli, runs
 from landscape.claims import Claim, judge
 from landscape.errors import FileProblem
@@ -57,33 +57,33 @@ def family(kind, published):
 
 
 def found(folder):
-    """{(kind, as published): (folder, results)} of the runs with most repeats or networks, without those of --csv or by
-    groups, and of deep ones those along the width, with and without noise."""
+    """{(kind, as published): (folder, results)} of the runs with most repeats or networks, the newest of equal ones,
+    among those that are judged."""
     out = {}
     if not Path(folder).is_dir():
         raise FileProblem(f"{folder} is not a folder; give the folder of the study's runs")
-    for file in sorted(Path(folder).rglob("results.json")):
+    for file in runs.below(folder, "results.json"):
         results = runs.read_json(file)
         if results.get("kind") not in KINDS or not (file.parent / "done").exists():
             continue
-        if results["kind"] == "linear" and (results["split_by"] != "row" or not known(results)):
-            continue
-        if results["kind"] == "deep" and not measured(results):
-            continue
-        key = results["kind"], results.get("as_published", False)
-        if key not in out or extent(results) > extent(out[key][1]):
-            out[key] = file.parent, results
-    return out
+        if JUDGED[results["kind"]](results):
+            rank = extent(results), (file.parent / "done").stat().st_mtime
+            key = results["kind"], results.get("as_published", False)
+            out.setdefault(key, []).append((rank, file.parent, results))
+    return {key: max(several, key=lambda one: one[0])[1:] for key, several in out.items()}
 
 
 def extent(results):
-    return len(results["models"]) if results["kind"] == "deep" else results["repeats"]
+    """What the run that counts has most of; of deep ones first those with one network a seed."""
+    return (not repeated(results), len(results["models"])) if results["kind"] == "deep" else results["repeats"]
 
 
-def known(results):
+def as_said(results):
+    """Is a linear run what its claims say: of our own tables, by rows, centred and scaled unless as published?"""
     from double_descent.tables import TABLES
 
-    return set(results["tables"]) <= set(TABLES)
+    usual = results["as_published"] or (results["intercept"] and results["scaling"] == "train")
+    return usual and results["split_by"] == "row" and set(results["tables"]) <= set(TABLES)
 
 
 def claim(name, figure, statement, interval, threshold, direction, n, published, said):
@@ -220,6 +220,8 @@ def polynomial(folder, results):
 
 
 KINDS = {"linear": linear, "polynomial": polynomial, "deep": deep}
+# Of each kind, whether results have the settings that its claims are about.
+JUDGED = {"linear": as_said, "polynomial": lambda results: not results["noise"], "deep": measured}
 
 
 if __name__ == "__main__":

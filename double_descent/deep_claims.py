@@ -1,5 +1,7 @@
 """What is claimed of deep double descent, judged on the results of double_descent.measure along the width."""
 
+from collections import Counter
+
 import numpy as np
 
 from landscape import results
@@ -20,10 +22,16 @@ def measured(results):
 
 def deep(folder, results):
     """The claims of results.json of double_descent.measure (folder is not read). Raises FileProblem where a seed was
-    not measured at every width."""
+    not measured at every width, or a seed's initial weights with several data orders."""
     table = Table(results)
     return [*peak(table, "test_error", "test error", True), *peak(table, "test_loss", "test loss", None),
             *regions(table), *margins(table), *ensembles(table)]
+
+
+def repeated(results):
+    """(group, width, seed) that several networks share, or None: there they differ in their data order alone."""
+    keys = Counter((m["group"], m["x"], m["init_seed"]) for m in results["models"])
+    return next((key for key, count in keys.items() if count > 1), None)
 
 
 class Table:
@@ -35,6 +43,9 @@ class Table:
         self.seeds = sorted({m["init_seed"] for m in held["models"] if m["group"] == NOISY})
         rows = {(m["group"], m["x"], m["init_seed"]): m for m in held["models"]}
         wanted = [(g, w, s) for g in (NOISY, CLEAN) for w in self.widths for s in self.seeds]
+        if twice := repeated(held):
+            raise FileProblem("several of the networks measured share {}, width {}, init_seed {}: measure one data "
+                              "order of each, with --select order_seed=…".format(*twice))
         if lacking := [key for key in wanted if key not in rows]:
             raise FileProblem(f"a network is missing among those measured: {lacking[0]}; train and measure it")
         self.rows = rows
@@ -100,13 +111,10 @@ def peak(table, name, words, published):
     key, figure = name.removeprefix("test_"), "Figure 6" if published else "beyond the paper"
     fitted = table.fitted(train.mean(0))
     where = f"width {widths[fitted]}" if fitted < len(widths) else "behind the last width"
-    return [
+    out = [
         claim(f"{key}-rises", figure, f"with label noise, the {words} rises to a peak above a narrower network's",
               results.bootstrap(risen), n, published and ".25 at k = 4, .3-.35 at k = 8-10",
               f"{setting}, its minimum before that at width {widths[before]}; {paired}", 0, "above"),
-        claim(f"{key}-falls", figure, f"beyond the peak the {words} falls again",
-              results.bootstrap(fallen), n, published and ".3-.35 at k = 8-10, .20 at k = 64",
-              f"{setting}; against width {widths[-1]}; {paired}", 0, "above"),
         claim(f"{key}-noise", figure, f"without label noise the peak of the {words} is absent or smaller",
               results.bootstrap(risen - clean_risen), n, published and "no clear double descent without noise",
               f"{setting}; rise to the peak with noise less without (there {clean_risen.mean():.3f}); {paired}", 0,
@@ -119,6 +127,11 @@ def peak(table, name, words, published):
               f"{setting}; steps from {where}, the smallest with a mean training error below "
               f"{table.held['fitted_below']:.0%}; seeds drawn anew for both", STEP, "between"),
     ]
+    if top > 0:  # else the mean curve only falls: there is nothing to fall from again
+        out.append(claim(f"{key}-falls", figure, f"beyond the peak the {words} falls again",
+                         results.bootstrap(fallen), n, published and ".3-.35 at k = 8-10, .20 at k = 64",
+                         f"{setting}; against width {widths[-1]}; {paired}", 0, "above"))
+    return out
 
 
 def regions(table):
@@ -147,6 +160,8 @@ def regions(table):
 
 def margins(table):
     top, out = rise(table.curve("test_error").mean(0))[0], []
+    if top == 0:  # the error only falls: there is no peak
+        return out
     for base, words in (("all", "margins grow"), ("mislabelled", "margins of mislabelled images grow too")):
         if name := table.first(f"margin_{base}_"):
             values = table.curve(name)

@@ -9,6 +9,7 @@ margins (regions.margins). --along epoch follows the snapshots of each run.
 """
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,6 +139,12 @@ def check_cells(members, free):
             key = sorted(wrong)[0]
             raise UsageError(f"networks of one curve differ in {key} ({one[key]}, {other[key]}): choose with --select "
                              f"{key}={one[key]}, or add {key} to --group_by")
+    for (group, x), count in Counter(m.cell for m in members).items():
+        seeds = Counter(m.source.config["init_seed"] for m in members if m.cell == (group, x))
+        if 1 < len(seeds) < count:  # neither independent networks nor those of one start
+            twice = seeds.most_common(1)[0][0]
+            raise UsageError(f"several networks of {group}, {x} share the initial weights of init_seed {twice}: choose "
+                             f"one of each seed with --select order_seed=…, or init_seed={twice} alone")
 
 
 # ---- what the networks say -----------------------------------------------------------------------------------------
@@ -222,8 +229,8 @@ def ensemble_error(said):
 # ---- what other programs left --------------------------------------------------------------------------------------
 
 def of_regions(members):
-    """({name: [value of each member, or None]}, {name: [labels (P, S) of each member, or None]}) of margins and
-    fragmentation, and the class maps themselves, that lie in the run folders; a name says of which images."""
+    """({name: [value of each member, or None]}, {name: [labels and triplets of each member, or None]}) of margins and
+    fragmentation, and of the class maps themselves, that lie in the run folders; a name says of which images."""
     import numpy as np
 
     from landscape import metrics
@@ -232,49 +239,44 @@ def of_regions(members):
     for i, m in enumerate(members):
         if m.weights.parent != m.source.path:
             continue  # a snapshot: class maps and margins are of the run's last or best weights
-        for file, arrays, of in saved(m, "class_maps", maps.NEEDS):
+        for arrays, of in saved(m, "class_maps", maps.NEEDS):
             if int(arrays["complete"]) == of["planes"]:
-                name = f"{of['anchors']}_{of['split']}", f"{of['planes']}x{of['resolution']}_{file.stem[-8:]}"
+                name = f"{of['anchors']}_{of['split']}", f"{of['planes']}x{of['resolution']}_{same(of)}"
                 side = of["resolution"]
                 found = metrics.fragmentation(arrays["labels"].reshape(-1, side, side), 8, 1)
                 values.setdefault(("fragments", *name), {})[i] = float(np.mean(found["fragments"]))
-                kept.setdefault(("reproducibility", *name), {})[i] = arrays["labels"]
-        for file, arrays, of in saved(m, "margins", ("margins", "settings")):
+                kept.setdefault(("reproducibility", *name), {})[i] = {k: arrays[k] for k in ("labels", "triplets")}
+        for arrays, of in saved(m, "margins", ("margins", "settings")):
             hit = np.where(np.isfinite(arrays["margins"]), arrays["margins"], np.nan)
             enough = np.isfinite(hit).sum(1) * 2 >= hit.shape[1]
             if enough.any():
-                name = f"{of['base']}_{of['split']}", f"{of['towards']}_{of['points']}_{file.stem[-8:]}"
+                name = f"{of['base']}_{of['split']}", f"{of['towards']}_{of['points']}_{same(of)}"
                 values.setdefault(("margin", *name), {})[i] = float(np.median(np.nanmean(hit[enough], axis=1)))
     return named(values, len(members)), named(kept, len(members))
 
 
+def same(settings):
+    """A hash of settings but for the labels that a network was given: with others the measure is the same."""
+    return runs.hash8({k: v for k, v in settings.items() if k != "given_labels"})
+
+
 def saved(member, kind, needs):
-    """[(file, arrays, settings)] of the arrays of one kind in a member's run folder that are of its weights."""
+    """[(arrays, settings)] of the arrays of one kind in a member's run folder that are of its weights."""
     out = []
     for file in sorted((member.source.path / "arrays").glob(f"{kind}-*.npz")):
         arrays = runs.read_arrays(file, needs)
         of = maps.read_settings(arrays, file)
         if f"{of['which']}.safetensors" == member.weights.name:
-            out.append((file, arrays, of))
+            out.append((arrays, of))
     return out
 
 
 def named(table, count):
     """{(kind, images, settings): {number of a member: value}} as {name: [value or None]} for `count` members. The
-    settings are left out of a name, and their columns are one, unless a member has two values then: networks with
-    different labels have other settings for the same measure."""
-    short = {}
-    for kind, images, settings in table:
-        short.setdefault(f"{kind}_{images}", []).append((kind, images, settings))
-    out = {}
-    for name, keys in short.items():
-        merged = [i for key in keys for i in table[key]]
-        if len(set(merged)) == len(merged):
-            joined = {i: value for key in keys for i, value in table[key].items()}
-            out[name] = [joined.get(i) for i in range(count)]
-        else:
-            out |= {"_".join(key): [table[key].get(i) for i in range(count)] for key in keys}
-    return out
+    settings are left out of a name that has one kind of them."""
+    kinds = Counter((kind, images) for kind, images, _ in table)
+    return {"_".join(key if kinds[key[:2]] > 1 else key[:2]): [values.get(i) for i in range(count)]
+            for key, values in table.items()}
 
 
 # ---- one table -----------------------------------------------------------------------------------------------------
@@ -319,9 +321,10 @@ def cell(args, group, x, held, rows, members, said, kept, names):
         pairs = {}
         for a, b in chosen:
             pair = of_pair(said[a], said[b])
-            for name, planes in kept.items():
-                if planes[a] is not None and planes[b] is not None and planes[a].shape == planes[b].shape:
-                    pair[name] = float(np.mean(metrics.agreement(planes[a], planes[b])))
+            for name, maps_of in kept.items():
+                one, other = maps_of[a], maps_of[b]
+                if one and other and np.array_equal(one["triplets"], other["triplets"]):
+                    pair[name] = float(np.mean(metrics.agreement(one["labels"], other["labels"])))
             for name, value in pair.items():
                 pairs.setdefault(name, {})[a, b] = value
         for name, of in pairs.items():

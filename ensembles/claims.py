@@ -4,8 +4,9 @@ numbers of its re-implementation (github.com/ayulockin/LossLandscape).
     python -m ensembles.claims runs/ensembles_cpu
 
 Reads every results.json of ensembles.similarity, evaluate and shift under the given folder; of several of one kind
-and network, the one with most members counts. Writes results/ensembles/claims.json, which python -m landscape.claims
-renders into REPRODUCTION.md; claims there of networks of which the folder holds no results stay as they are.
+and network, the one with the usual settings and most members counts. Writes results/ensembles/claims.json, which
+python -m landscape.claims renders into REPRODUCTION.md; claims there of networks of which the folder holds no results
+stay as they are.
 
 The thresholds were written down before the numbers: "several times" is more than SEVERAL, "near 0" within NEAR_ZERO,
 "near 1" above NEAR_ONE, "hardly" less than HARDLY of what independent networks gain, "near the upper limit" above
@@ -25,6 +26,9 @@ SEED = "LossLandscape (re-implementation)"
 COMMAND = "bash scripts/fig_deep_ensembles.sh"
 SEVERAL, NEAR_ZERO, NEAR_ONE, HARDLY, HALF = 2.0, 0.1, 0.95, 0.25, 0.5
 SAME_ACCURACY = 0.02
+# The settings that the claims are about.
+USUAL = {"split": "test", "which": "model", "any_preprocessing": False, "late": 10, "max_size": 10, "align": "none",
+         "source": "computed", "corruptions": ["all"], "severities": [1, 2, 3, 4, 5]}
 SAMPLERS = ("random", "diagonal", "pca", "pca_scaled", "dropout")
 # Of the re-implementation, read off its tables and figures: mean test accuracy of independent networks, accuracy of an
 # ensemble of ten, disagreement of independent networks and of the last ten epochs, weight cosine of independent ones.
@@ -55,18 +59,25 @@ def main(argv=None):
 
 
 def found(root):
-    """{(kind, network): results} of the finished runs under root whose networks are of one architecture."""
+    """{(kind, network): results} of the finished runs under root whose networks are of one architecture; of several,
+    the newest of those with the fewest settings that are not USUAL and then the most networks."""
     root, out = Path(root), {}
     if not root.is_dir():
         raise FileProblem(f"{root} is not a folder; give the folder of the study's runs")
-    for file in sorted(root.rglob("results.json")):
+    for file in runs.below(root, "results.json"):
         result = runs.read_json(file)
         if result.get("kind") in KINDS and (file.parent / "done").exists() and len(result["nets"]) == 1:
             result["folder"] = file.parent
-            key = result["kind"], result["nets"][0]
-            if key not in out or len(result["models"]) > len(out[key]["models"]):
-                out[key] = result
-    return out
+            config = results.config_of(file.parent / "config.yaml")
+            unusual = sum(config.get(k, v) != v for k, v in USUAL.items())
+            rank = -unusual, len(result["models"]), (file.parent / "done").stat().st_mtime
+            out.setdefault((result["kind"], result["nets"][0]), []).append((rank, result))
+    return {key: max(several, key=lambda pair: pair[0])[1] for key, several in out.items()}
+
+
+def known_of(net, held):
+    """The published numbers of a network, which are of test images."""
+    return PUBLISHED.get(net, {}) if held["split"] == "test" else {}
 
 
 def claim(kind, net, name, source, statement, cell, published, protocol, threshold, direction):
@@ -84,7 +95,7 @@ def cell(triple, n):
 # ---- similarity ----------------------------------------------------------------------------------------------------
 
 def similarity(net, held):
-    known = PUBLISHED.get(net, {})
+    known = known_of(net, held)
     between, late = held["measures"], held.get("late_measures", {})
     images = f"{held['images']} {held['split']} images"
     alone = f"{net}, {len(held['models'])} networks that differ in all seeds, {images}"
@@ -97,11 +108,12 @@ def similarity(net, held):
                              direction))
 
     if known:
+        lasting = late.get("disagreement") if held["late"] == 10 else None
         for name, words, found, how in (
                 ("accuracy", "Mean test accuracy of independent networks", held["accuracy"], f"{alone}; over networks"),
                 ("independent", "Disagreement of independent networks", between["disagreement"],
                  f"{alone}; interval over pairs, clustered by network"),
-                ("late", "Disagreement of the last ten epochs of one training", late.get("disagreement"),
+                ("late", "Disagreement of the last ten epochs of one training", lasting,
                  f"{ends}; interval over trainings")):
             add(f"met-{name}", "tables and figures", f"{words} is as published, within {MET[name]}", found, known[name],
                 how, (known[name] - MET[name], known[name] + MET[name]), "between", SEED)
@@ -132,7 +144,7 @@ def similarity(net, held):
 # ---- ensembles -----------------------------------------------------------------------------------------------------
 
 def ensembles(net, held):
-    known, level, out = PUBLISHED.get(net, {}), held["level"], []
+    known, level, out = known_of(net, held), held["level"], []
     arrays = runs.read_arrays(held["folder"] / "arrays" / "evaluate.npz")
     images = f"{held['images']} {held['split']} images"
     independent, right = arrays["curve_independent_accuracy"], arrays["ensemble_right"]
@@ -142,7 +154,7 @@ def ensembles(net, held):
         out.append(claim("ensembles", net, name, (paper, figure), statement, found, published, f"{net}, {protocol}",
                          threshold, direction))
 
-    if known and networks == 10:
+    if known and networks == 10 == independent.shape[1]:
         add("met-ensemble", "figures", f"Accuracy of an ensemble of ten is as published, within {MET['ensemble']}",
             over_images(right), known["ensemble"], f"all ten networks, {images}; interval over images, networks fixed",
             (known["ensemble"] - MET["ensemble"], known["ensemble"] + MET["ensemble"]), "between", SEED)
@@ -167,7 +179,7 @@ def ensembles(net, held):
     if own["each"]:
         add("plane-independent", "diversity plane", "Independent solutions lie near the upper limit of diversity at "
             f"their accuracy (share of it above {HALF:g})", own["share_of_upper"],
-            share_published(net) if net in PUBLISHED else "close to the limit",
+            share_published(net) if known else "close to the limit",
             f"disagreement with a solution over the limit of independent errors; {images}; interval over solutions",
             HALF, "above")
     present = [s for s in SAMPLERS if s in groups and len(groups[s]["each"]) == len(own["each"]) > 0]

@@ -198,7 +198,7 @@ class Scene:
         args = self.args
         named = {k: getattr(args, k) for k in ("samples", "plane_samples", "rank", "accept", "bn_images", "sample_seed",
                                                "late", "max_size", "subsets", "which")}
-        held = {**self.held, **named, "sampler": kind}
+        held = {**self.held, **named, "sampler": kind, "anchor": runs.digest(anchor.source, args.which)}
         file = anchor.folder / "arrays" / f"samples-{runs.hash8(held)}.npz"
         needs = ["mean_probs", "plane", "counts", *(f"pool_{m}" for m in MEASURES)]
         if file.exists() and not args.force:
@@ -217,6 +217,7 @@ class Scene:
         from landscape.seeding import stream
 
         args, device = self.args, cli.set_up_device(self.args)
+        own = runs.digest(anchor.source, args.which)  # each solution has random streams of its own
         entry = datasets.entry(self.held["dataset"], args.data_root)
         trained = predictions.load(anchor, args, entry)
         network, seen = trained.network.to(device, memory_format=torch.channels_last), trained.preprocessing
@@ -238,7 +239,7 @@ class Scene:
             empty = {f"pool_{m}": np.zeros(0) for m in MEASURES}
             return {"mean_probs": said[0], "plane": np.zeros((0, 2)), "counts": np.ones(3, int), **empty}
         enough = args.accept * accuracy(about.weights)
-        generator = stream(args.sample_seed, "samples", kind)
+        generator = stream(args.sample_seed, "samples", kind, own)
         points, counts = samplers.draw(kind, about, args.samples, "ensemble", generator, args.rank,
                                        lambda p: accuracy(p) >= enough, finish)
         said = np.zeros((0, len(self.labels), len(self.classes)))
@@ -247,8 +248,8 @@ class Scene:
         own = measuring.logits(network, images, seen, args.eval_bs).numpy().argmax(1)
         places = np.zeros((0, 2))
         if samplers.SAMPLERS[kind].plane is not None and args.plane_samples:
-            wide, _ = samplers.draw(kind, about, args.plane_samples, "plane", stream(args.sample_seed, "plane", kind),
-                                    args.rank, None, finish)
+            generator = stream(args.sample_seed, "plane", kind, own)
+            wide, _ = samplers.draw(kind, about, args.plane_samples, "plane", generator, args.rank, None, finish)
             far = measuring.logits_at(network, wide, images, seen, args.eval_bs).numpy()
             places = np.array([place(one.argmax(1), own, self.labels) for one in far])
         pooled = pool(said, self, args)

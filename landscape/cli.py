@@ -592,6 +592,9 @@ def resolve(args):
     if hasattr(args, "precision"):
         args.precision = resolved_precision(args.precision, args.device)
     args.differs = {k: getattr(args, k) for k in args.naming if getattr(args, k) != getattr(defaults, k)}
+    for name in {"teacher", "load_net"} & args.differs.keys():  # ./a, a and /here/a name one run
+        path, here = Path(args.differs[name]), Path.cwd()
+        args.differs[name] = str(path.relative_to(here) if path.is_relative_to(here) else path)
     args.flags = [k for k in args.defaults if k not in ("help", "config", "print_config")]
     del args.defaults, args.naming
     return args

@@ -10,6 +10,7 @@ an empty cell. Rank correlations of all measures stand beside it, with intervals
 pairs that share a network are not independent.
 """
 
+import hashlib
 import itertools
 
 import numpy as np
@@ -62,8 +63,10 @@ def main(argv=None):
     args = cli.resolve(make_parser().settings(argv))
     networks = predictions.find(args, at_least=2)
     files = class_maps(args, networks) if "regions" in args.measures else []
-    # Other networks, another folder.
+    # Other networks or class maps, another folder.
     args.differs["weights"] = runs.hash8([runs.digest(n.source, args.which) for n in networks])
+    if files:
+        args.differs["maps"] = runs.hash8([hashlib.sha256(file.read_bytes()).hexdigest() for _, file in files])
     if args.dry_run:
         count = len(networks) * (len(networks) - 1) // 2
         print(f"{runs.state_of(runs.folder('across', args, 'pairs'))}: {runs.folder('across', args, 'pairs')}\n"

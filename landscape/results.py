@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from landscape.errors import ContentError, FileProblem, UsageError
-from landscape.runs import read_json, read_metrics, write_bytes
+from landscape.runs import below, read_json, read_metrics, write_bytes
 
 # ---- records -----------------------------------------------------------------------------------------------
 
 
 def load_records(root):
-    """One dict for each finished run (its folder holds `done`) at or below root, sorted by folder.
+    """One dict for each finished run (its folder holds `done`) at or below root, sorted by folder, without those of
+    --smoke.
 
     Keys: `folder`, relative to root; every setting of config.yaml; every number, text or null of
     results.json, nested ones with dots (`test.accuracy`), those that a setting's name hides as
@@ -36,7 +37,7 @@ def load_records(root):
     if not root.is_dir():
         raise FileProblem(f"{root} is not a folder; give the folder that holds the runs")
     records = []
-    for done in sorted(root.rglob("done")):
+    for done in below(root, "done"):
         folder = done.parent
         record = {"folder": str(folder.relative_to(root)), **config_of(folder / "config.yaml")}
         if (folder / "results.json").exists():

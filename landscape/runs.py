@@ -650,12 +650,18 @@ class Source:
 SUFFIXES = (".pth", ".pt", ".th", ".safetensors")
 
 
+def below(root, pattern):
+    """The paths below root that fit a pattern, sorted; those in a folder smoke, which --smoke makes there, are not."""
+    return sorted(p for p in Path(root).rglob(pattern) if "smoke" not in p.relative_to(root).parts[:-1])
+
+
 def find_models(root, group_by=("net", "width"), select=()):
     """Every finished run under root, and every foreign checkpoint in dbViz's layout root/<architecture>/*.pth.
 
-    root may also be one run folder or one checkpoint. select: "KEY=VALUE" or "KEY=VALUE|VALUE"; only runs with these
-    settings, and no foreign checkpoints. Sorted by group, seeds and name. Raises FileProblem if there is nothing. The
-    group of a run is made of its settings named in group_by; that of a foreign file is its folder's name.
+    root may also be one run folder or one checkpoint. What --smoke left below it is not read. select: "KEY=VALUE" or
+    "KEY=VALUE|VALUE"; only runs with these settings, and no foreign checkpoints. Sorted by group, seeds and name.
+    Raises FileProblem if there is nothing. The group of a run is made of its settings named in group_by; that of a
+    foreign file is its folder's name.
     """
     root = Path(root)
     if not root.exists():
@@ -663,7 +669,7 @@ def find_models(root, group_by=("net", "width"), select=()):
     if root.is_file():
         return [Source(root, root.parent.name, root.stem, {})]
     found, broken = [], []
-    for config in sorted(root.rglob("config.yaml")):
+    for config in below(root, "config.yaml"):
         folder = config.parent
         if (folder / "done").exists() and (folder / "model.safetensors").exists():
             source = run_source(folder, group_by)
@@ -672,7 +678,7 @@ def find_models(root, group_by=("net", "width"), select=()):
         elif not (folder / "done").exists():
             broken.append(folder.name)
     ours = {s.path for s in found}
-    for file in [] if select else sorted(p for s in SUFFIXES for p in root.rglob(f"*{s}")):
+    for file in [] if select else sorted(p for s in SUFFIXES for p in below(root, f"*{s}")):
         inside = any((parent / "config.yaml").exists() for parent in file.parents if parent not in root.parents)
         if not inside and "pred" not in file.name and file.parent not in ours:
             found.append(Source(file, file.parent.name, f"{file.parent.name}/{file.stem}", {}))

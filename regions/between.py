@@ -17,6 +17,7 @@ from landscape import cli, maps, runs
 from landscape.errors import UsageError
 
 ENDS = {"first": 0, "last": -1}
+ANCHORED = ("foreign_set", "attack_net", "attack_steps", "triplets")  # of anchors, besides those of the grid
 
 
 def make_parser():
@@ -50,7 +51,10 @@ def main(argv=None):
     sources = maps.find_between(args)
     args.at = sorted({0.0, *args.at, len(sources) - 1.0})  # what the others are compared with
     settings = {**maps.settings(args, sources), **maps.between_settings(args, sources)}
-    args.differs |= {"between": settings["between"], "at": args.at}  # other networks, another folder
+    # Other networks or anchors, another folder.
+    args.differs |= {k: settings[k] for k in ("between", *ANCHORED) if k in settings} | {"at": args.at}
+    if args.triplets:  # the file decides these too
+        args.differs |= {k: settings[k] for k in maps.GRID}
     head = f"between_{len(sources)}_at_{len(args.at)}"
     if args.dry_run:
         path = runs.folder("regions", args, head)

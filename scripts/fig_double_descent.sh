@@ -21,6 +21,7 @@ else
   planes=1000 across=1000 points=5000 shown='width=1|4|7|10|20|64' late='width=10|64'
   orders='width=1|2|4|6|8|10|12|16|20|40|64'
 fi
+[ "$smoke" = 1 ] && late=width=4
 
 measures() { # of the networks of one noise rate
   local chosen=(--select "noise_rate=$1")

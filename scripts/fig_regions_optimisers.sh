@@ -4,6 +4,10 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/fig.sh"
 
+if [ "$scale" = paper ]; then  # 200 epochs in batches of 64: not to be pooled with the other figures'
+  runs=$runs/optimisers
+  made=$runs; [ "$smoke" = 1 ] && made=$runs/smoke
+fi
 sweep "configs/fig_regions_optimisers_$scale.yaml"
 if [ "$scale" = cpu ]; then planes=100 nets='net=resnet20|vgg11_bn'; else planes=500 nets='net=ResNet|VGG|MLPMixer4|ViT4'; fi
 chosen=(--select train_mode=naive "$nets")

@@ -129,6 +129,23 @@ def test_agreement_is_that_of_the_saved_maps(root, tmp_path, capsys):
     assert len(list((tmp_path / "f").glob("between_*.png"))) == 1
 
 
+def test_other_anchors_are_another_folder(root, tmp_path, capsys):
+    one, two = run_of(root, "mlp", 0), run_of(root, "mlp", 1)
+    held = {"dataset": "digits", "split": "test", "anchors": "distinct", "plane_seed": 1, "as_published": False,
+            "data": "", "triplets": [[1, 2, 3], [4, 5, 6]]}
+    changes = ({}, {"triplets": [[1, 2, 3], [7, 8, 9]]}, {"anchors": "uniform"}, {"plane_seed": 2}, {"split": "train"})
+    given = [[]]
+    for k, change in enumerate(changes):
+        (tmp_path / f"{k}.json").write_text(json.dumps({**held, **change}))
+        given.append(["--triplets", str(tmp_path / f"{k}.json")])
+    given += [["--anchors", "foreign", "--foreign_set", name] for name in ("MNIST", "FashionMNIST")]
+    given += [["--anchors", "pgd", *more] for more in ([], ["--attack_steps", "3"], ["--attack_net", two])]
+    for more in given:
+        assert between.main(["--between", f"{one},{two}", *PLANES, *more, "--runs", str(tmp_path), "--dry_run"]) == 0
+    named = [line for line in capsys.readouterr().out.splitlines() if line.startswith("computed: ")]
+    assert len(set(named)) == len(given) == 11
+
+
 def test_what_is_refused_and_that_given_networks_need_no_line(root, tmp_path):
     one, two, wide = run_of(root, "mlp", 0), run_of(root, "mlp", 1), run_of(root, "mlp", 0, 16)
     for argv, error, match in (

@@ -104,6 +104,14 @@ def test_device_workers_paths_labels_and_logging_do_not_name_a_run():
     assert name() == name(*same)
 
 
+def test_a_path_inside_this_folder_is_one_however_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ways = ["runs/regions/a", "./runs/regions/a/", f"{tmp_path}/runs/regions/a"]
+    assert len({name("--train_mode", "distillation", "--teacher", path) for path in ways}) == 1
+    assert name("--train_mode", "distillation", "--teacher", "/elsewhere/a") != name(
+        "--train_mode", "distillation", "--teacher", "elsewhere/a")
+
+
 @pytest.mark.parametrize("argv", [
     ["--lr", "0.2"], ["--seed", "2"], ["--net", "VGG"], ["--order_seed", "3"], ["--augment", "none"],
     ["--val_size", "0"],

@@ -141,11 +141,37 @@ def test_class_maps_and_margins_in_the_run_folders_are_taken_along(trained, tmp_
     assert cell["margin_mislabelled_train"]["n"] == 3
 
 
-def test_settings_stand_in_a_name_only_where_a_network_has_two():
+def test_settings_stand_in_a_name_only_where_there_are_two():
     one, other = ("margin", "all_train", "a"), ("margin", "all_train", "b")
-    assert measure.named({one: {0: 1.0}, other: {2: 3.0}}, 3) == {"margin_all_train": [1.0, None, 3.0]}
+    assert measure.named({one: {0: 1.0, 2: 3.0}}, 3) == {"margin_all_train": [1.0, None, 3.0]}
     assert measure.named({one: {0: 1.0}, other: {0: 2.0, 1: 3.0}}, 2) == \
         {"margin_all_train_a": [1.0, None], "margin_all_train_b": [2.0, 3.0]}
+
+
+def test_class_maps_of_other_planes_are_not_compared(trained, tmp_path):
+    import shutil
+
+    import save_preds
+
+    shutil.copytree(trained / "double_descent", tmp_path / "double_descent")
+    own = ["--load_net", str(tmp_path / "double_descent"), "--runs", str(tmp_path), "--planes", "4"]
+    for seed, plane_seed in ((0, 1), (1, 1), (2, 2)):
+        save_preds.main([*own, "--resolution", "10", "--plane_seed", str(plane_seed), "--select", f"init_seed={seed}"])
+    cell = measured(tmp_path)["cells"][0]
+    held = {k: v for k, v in cell["pairs"].items() if k.startswith("reproducibility")}
+    assert [[pair[:2] for pair in pairs] for pairs in held.values()] == [[[0, 1]]]
+
+
+def test_networks_that_share_their_start_in_part_are_refused(trained, tmp_path):
+    import shutil
+
+    shutil.copytree(trained / "double_descent", tmp_path / "double_descent")
+    for seed in (7, 8):
+        deep.main([*COMMON, "--width", "4", "--init_seed", "0", "--order_seed", str(seed), "--runs", str(tmp_path)])
+    with pytest.raises(UsageError, match="share the initial weights of init_seed 0: .* --select order_seed="):
+        measured(tmp_path)
+    assert len(measured(tmp_path, "--select", "order_seed=0|1|2")["models"]) == 6
+    assert measured(tmp_path, "--select", "init_seed=0")["cells"][0]["models"] == 3
 
 
 def test_intervals_end_where_a_measure_does():

@@ -74,6 +74,8 @@ def test_curves_without_it_do_not(tmp_path, name, curve, fails):
     written(tmp_path, **{name: curve})
     found = judged(tmp_path)
     assert fails <= {k for k, c in found.items() if c.verdict == "fails"}
+    beyond = {"error-falls", "margin-all", "margin-mislabelled"}
+    assert beyond & found.keys() == (set() if name == "test_error" else beyond)  # that curve has no peak
 
 
 def test_margins_that_are_censored_are_not_judged(tmp_path):
@@ -142,6 +144,21 @@ def test_measures_that_some_networks_lack_are_not_judged(tmp_path):
     del held["cells"][2]["pairs"]["reproducibility_distinct_test"]
     path.write_text(json.dumps(held))
     assert {"fragmentation", "reproducibility"}.isdisjoint(judged(tmp_path)) and len(judged(tmp_path)) == 12
+
+
+def test_several_data_orders_of_one_seed_are_refused_and_others_count_first(tmp_path):
+    written(tmp_path)
+    path = tmp_path / "deep_x" / "results.json"
+    held = json.loads(path.read_text())
+    more = {**held, "models": [*held["models"], {**held["models"][4], "test_error": 9.0}]}
+    (tmp_path / "deep_y").mkdir()
+    for name, results_of in (("deep_x", more), ("deep_y", held)):
+        (tmp_path / name / "results.json").write_text(json.dumps(results_of))
+        (tmp_path / name / "done").touch()
+    with pytest.raises(FileProblem, match=r"share noise_rate=0.2, width 2, init_seed 1: .*--select order_seed="):
+        judged(tmp_path)
+    assert not claims.main([str(tmp_path), "--out", str(tmp_path / "claims.json")])
+    assert len(ledger.read(tmp_path / "claims.json")) == 14
 
 
 def test_missing_networks_are_named(tmp_path):

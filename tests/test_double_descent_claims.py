@@ -19,7 +19,7 @@ def curve(peak, spread=0.1):
     return height * np.exp(spread * draw.normal(size=(len(SIZES), REPEATS)))
 
 
-def write(root, published=False, repeats=REPEATS, peak=30.0, **changes):
+def write(root, published=False, repeats=REPEATS, peak=30.0, intercept=True, scaling="train", **changes):
     folder = root / f"linear-{published}-{repeats}"
     lists = {"cutoffs": [0.1, 1.0], "modes": [1, 5, 10], "ratios": [1.0], "budgets": BUDGETS, "lambdas": [1.0]}
     flat, test = curve(1.0), curve(peak)
@@ -31,7 +31,8 @@ def write(root, published=False, repeats=REPEATS, peak=30.0, **changes):
     runs.write_arrays(folder / "arrays" / "diabetes.npz", **arrays)
     table = {"parameters": P, "sizes": SIZES, "name": "diabetes", **lists}
     runs.write_json(folder / "results.json", {"kind": "linear", "as_published": published, "repeats": repeats,
-                                              "split_by": "row", "tables": {"diabetes": table}})  # fmt: skip
+                                              "split_by": "row", "tables": {"diabetes": table}, "intercept": intercept,
+                                              "scaling": scaling})  # fmt: skip
     runs.write_bytes(folder / "done", b"")
 
 
@@ -86,13 +87,27 @@ def test_the_run_of_most_repeats_counts(tmp_path):
     assert judged(tmp_path, tmp_path / "claims.json")["linear:diabetes-peak"].verdict == "holds"
 
 
+@pytest.mark.parametrize("change", [{"intercept": False}, {"scaling": "none"}])
+def test_a_run_of_other_settings_than_the_claims_say_does_not_count(tmp_path, change):
+    write(tmp_path)
+    write(tmp_path, repeats=99, peak=1.0, **change)
+    assert judged(tmp_path, tmp_path / "claims.json")["linear:diabetes-peak"].verdict == "holds"
+
+
+def test_what_smoke_left_does_not_count(tmp_path):
+    write(tmp_path, peak=1.0)
+    write(tmp_path / "smoke", repeats=99)
+    assert judged(tmp_path, tmp_path / "claims.json")["linear:diabetes-peak"].verdict == "fails"
+    assert judged(tmp_path / "smoke", tmp_path / "other.json")["linear:diabetes-peak"].verdict == "holds"
+
+
 def test_second_descent_of_polynomials(tmp_path):
     degrees, draw = np.array([1, 5, 14, 15, 16, 30, 40, 50]), np.random.default_rng(1)
     level = np.array([0.5, 1, 9, 99, 9, 0.3, 0.4, 0.9])
     runs.write_arrays(tmp_path / "p" / "arrays" / "polynomial.npz", degrees=degrees,
                       test_mse=level * np.exp(0.1 * draw.normal(size=(40, 8))))
     runs.write_json(tmp_path / "p" / "results.json", {
-        "kind": "polynomial", "as_published": False, "repeats": 40,
+        "kind": "polynomial", "as_published": False, "repeats": 40, "noise": 0.0,
         "curves": [{"arrays": "polynomial.npz", "basis": "legendre", "points": 15}]})
     runs.write_bytes(tmp_path / "p" / "done", b"")
     found = judged(tmp_path, tmp_path / "claims.json")

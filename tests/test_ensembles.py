@@ -404,6 +404,19 @@ def test_samples_are_kept_with_their_solution_and_made_again_with_force(four, tm
     assert other["curves"] != first["curves"] and len(seen) == 12
 
 
+def test_solutions_have_draws_of_their_own(four, tmp_path, monkeypatch):
+    seeds, real = [], samplers.draw
+
+    def draw(name, about, count, use, generator, *rest):
+        seeds.append((use, generator.initial_seed()))
+        return real(name, about, count, use, generator, *rest)
+
+    monkeypatch.setattr(samplers, "draw", draw)
+    argv = ["--members", str(four[0]), str(four[1]), "--samplers", "dropout", "--sample_seed", "4", *FEW]
+    measured(evaluate, tmp_path, *argv)
+    assert len(seeds) == len(set(seeds)) == 4  # two solutions, for ensembles and for the plane
+
+
 def test_a_stop_in_the_middle_keeps_what_was_made_and_the_same_command_goes_on(four, tmp_path, monkeypatch, capsys):
     argv = ["--members", str(four[2]), "--samplers", "dropout,diagonal", "--sample_seed", "3", *FEW,
             "--runs", str(tmp_path)]  # fmt: skip

@@ -111,6 +111,20 @@ def test_it_goes_on_where_it_was_stopped(found, tmp_path, monkeypatch):
     assert runs.read_json(again)["rows"] == results["rows"]
 
 
+def test_class_maps_made_anew_are_another_folder(found, capsys):
+    results, _, argv = found
+    (file,) = runs.Path(results["models"][0]["path"]).parent.glob("arrays/class_maps-*.npz")
+    before = file.read_bytes()
+    pairs.main([*argv, "--dry_run"])
+    arrays = runs.read_arrays(file)
+    runs.write_arrays(file, **{**arrays, "labels": 9 - arrays["labels"]})
+    pairs.main([*argv, "--dry_run"])
+    runs.write_bytes(file, before)
+    pairs.main([*argv, "--dry_run"])
+    states = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if "/across/pairs" in line]
+    assert states == ["finished", "trained", "finished"]
+
+
 def test_rank_correlation_is_spearmans_and_its_interval_holds_it():
     generator = np.random.default_rng(0)
     place = generator.normal(size=12)

@@ -71,6 +71,8 @@ def prepared(command):
         argv = ["plan", *argv[1:], "--smoke"]
     elif name in [f"{study}.plot" for study in STUDIES]:
         argv = [a.replace("runs/", "runs/smoke/") for a in argv]
+    elif name == "landscape.results":
+        argv = ["runs/smoke" if a == "runs" else a for a in argv]
     elif name == "subspaces.convert":
         argv = [*argv, "--dataset", "digits", "--normalize", "dataset"]
     elif name not in PARSED and (name in SMOKED or name.split(".")[0] in STUDIES):

@@ -57,6 +57,12 @@ def test_records_are_the_finished_runs_flat_and_sorted(runs):
     assert second == {"folder": "main/b", "net": "vgg11", "lr": 0.1, "test.accuracy": 0.5}
 
 
+def test_what_smoke_left_is_no_record_unless_asked_for(runs):
+    make_run(runs, "smoke/main/a", {"net": "resnet20", "lr": 0.1})
+    assert len(results.load_records(runs)) == 2
+    assert [r["folder"] for r in results.load_records(runs / "smoke")] == ["main/a"]
+
+
 def test_text_csv_and_json_show_the_same_cells(runs, capsys):
     results.main([str(runs), "--columns", "net,test.accuracy,results.lr"])
     assert capsys.readouterr().out == (

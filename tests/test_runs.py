@@ -189,6 +189,21 @@ def test_models_are_found_in_both_layouts_and_predictions_are_not(tmp_path):
         runs.find_models(run)
 
 
+def test_what_smoke_left_is_found_only_where_it_is_asked_for(tmp_path):
+    for folder in ("regions/one", "smoke/regions/two"):
+        runs.write_bytes(tmp_path / folder / "config.yaml", b"{net: ResNet, width: 8}")
+        for name in ("done", "model.safetensors"):
+            runs.write_bytes(tmp_path / folder / name, b"")
+    (tmp_path / "smoke/vgg11").mkdir()
+    torch.save({}, tmp_path / "smoke/vgg11/a.pth")
+
+    def names(folder):
+        return [s.name for s in runs.find_models(folder)]
+
+    assert names(tmp_path) == ["one"] and names(tmp_path / "smoke/regions") == ["two"]
+    assert names(tmp_path / "smoke") == ["two", "vgg11/a"]
+
+
 def test_models_are_selected_by_their_settings(tmp_path):
     for net, opt in (("ResNet", "SGD"), ("ResNet", "Adam"), ("VGG", "SGD")):
         run = tmp_path / f"{net}{opt}"

@@ -1,7 +1,9 @@
 """Every script and every config: --help is quick, --dry_run writes nothing, --smoke takes the whole path."""
 
 import importlib
+import itertools
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -10,9 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from landscape import cli, runs
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("main.py", "save_preds.py", "calculate_iou.py")
 MODULES = tuple(f"python -m ensembles.{name}" for name in ("train", "similarity", "evaluate", "paths", "shift"))
+FIGURES = sorted(p.name for p in (ROOT / "scripts").glob("fig_[dr]*.sh"))
 CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*.yaml"))
 
 
@@ -93,6 +98,44 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
     module("calculate_iou.py").main(["--smoke", "--dry_run"])
     module("main.py").main(["--smoke", "--load_net", "runs/regions", "--dry_run"])
     assert files(tmp_path) == before
+
+
+def planned(name, root, *flags):
+    """(settings of each training, words of each --select) of what a figure's script would do."""
+    done = subprocess.run(["bash", f"scripts/{name}", "--dry_run", *flags], cwd=ROOT, text=True,
+                          capture_output=True, check=False, env={"PATH": "/usr/bin:/bin", "RUNS": str(root)})
+    assert done.returncode == 0, done.stderr
+    trained, selected = [], []
+    for line in done.stdout.splitlines():
+        _, python, call = line.partition("python ")
+        script, *argv = shlex.split(call) if python else [""]
+        script, argv = (f"python -m {argv[0]}", argv[1:]) if script == "-m" else (script, argv)
+        if "--select" in argv:
+            rest = argv[argv.index("--select") + 1:]
+            selected.append(list(itertools.takewhile(lambda word: not word.startswith("--"), rest)))
+        elif script in ("main.py", "python -m double_descent.deep", "python -m ensembles.train"):
+            trained.append(vars(cli.resolve(module(script).make_parser().settings(argv))))
+    assert trained and selected
+    return trained, selected
+
+
+@pytest.mark.parametrize("flags", [[], ["--smoke"]], ids=["whole", "smoke"])
+@pytest.mark.parametrize("scale", ["cpu", "paper"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_what_a_figure_selects_is_among_what_it_trains(name, scale, flags, tmp_path):
+    trained, selected = planned(name, tmp_path, "--scale", scale, *flags)
+    for words in selected:
+        assert any(runs.fits(config, words) for config in trained), words
+
+
+def test_figures_that_share_a_folder_train_a_network_in_one_way(tmp_path):
+    ways = {}
+    for name in FIGURES:
+        if name.startswith("fig_regions"):
+            for c in planned(name, tmp_path, "--scale", "paper")[0]:
+                network = c["runs"], c["net"], c["width"], c["opt"], c["sam_radius"], c["train_mode"]
+                ways.setdefault(network, set()).add((c["epochs"], c["bs"], c["scheduler"], c["lr"]))
+    assert {len(found) for found in ways.values()} == {1}
 
 
 def test_a_lone_yaml_file_is_a_config(tmp_path, capsys):

@@ -651,8 +651,9 @@ SUFFIXES = (".pth", ".pt", ".th", ".safetensors")
 
 
 def below(root, pattern):
-    """The paths below root that fit a pattern, sorted; those in a folder smoke, which --smoke makes there, are not."""
-    return sorted(p for p in Path(root).rglob(pattern) if "smoke" not in p.relative_to(root).parts[:-1])
+    """The paths below root that fit a pattern, sorted; not those in a folder smoke, which --smoke makes there, nor in
+    wandb's own."""
+    return sorted(p for p in Path(root).rglob(pattern) if not {"smoke", "wandb"} & {*p.relative_to(root).parts[:-1]})
 
 
 def find_models(root, group_by=("net", "width"), select=()):

@@ -16,7 +16,7 @@ cyclic=${CYCLIC:-0} asked=${CYCLIC:+CYCLIC=$CYCLIC }
 [ "$cyclic" = 1 ] && sweep "configs/fig_deep_ensembles_cyclic_$scale.yaml" ${few[@]+"${few[@]}"}
 load="$runs/ensembles"
 if [ "$scale" = cpu ]; then
-  nets="small_cnn" subsets=200 samples=15 placed=20 images=2000 foreign=FashionMNIST,MNIST anchors=3
+  nets="small_cnn" subsets=200 samples=30 placed=20 images=2000 foreign=FashionMNIST,MNIST anchors=3
 else
   nets="medium_cnn resnet20v1" subsets=10000 samples=30 placed=50 images=0 foreign=SVHN anchors=5
 fi

@@ -17,7 +17,7 @@ from landscape import cli, maps, runs
 from landscape.errors import UsageError
 
 ENDS = {"first": 0, "last": -1}
-ANCHORED = ("foreign_set", "attack_net", "attack_steps", "triplets")  # of anchors, besides those of the grid
+ANCHORED = ("foreign_set", "attacked", "attack_steps", "triplets")  # of anchors, besides those of the grid
 
 
 def make_parser():

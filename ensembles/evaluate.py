@@ -192,9 +192,8 @@ class Scene:
 
     def unit(self, anchor, kind):
         """What a sampler gives around one solution, kept with the solution: mean_probs (N, C) over its samples (none of
-        them accepted: (0, C)),
-        pool_<measure> (sizes,) of ensembles of them, plane (P, 2) of accuracy and disagreement with the solution,
-        counts (3,) of samples asked, tried and accepted."""
+        them accepted: (0, C)), pool_<measure> (sizes,) of ensembles of them, plane (P, 2) of accuracy and disagreement
+        with the solution, counts (3,) of samples asked, tried and accepted."""
         args = self.args
         named = {k: getattr(args, k) for k in ("samples", "plane_samples", "rank", "accept", "bn_images", "sample_seed",
                                                "late", "max_size", "subsets", "which")}
@@ -217,7 +216,7 @@ class Scene:
         from landscape.seeding import stream
 
         args, device = self.args, cli.set_up_device(self.args)
-        own = runs.digest(anchor.source, args.which)  # each solution has random streams of its own
+        solution = runs.digest(anchor.source, args.which)  # each has random streams of its own
         entry = datasets.entry(self.held["dataset"], args.data_root)
         trained = predictions.load(anchor, args, entry)
         network, seen = trained.network.to(device, memory_format=torch.channels_last), trained.preprocessing
@@ -239,7 +238,7 @@ class Scene:
             empty = {f"pool_{m}": np.zeros(0) for m in MEASURES}
             return {"mean_probs": said[0], "plane": np.zeros((0, 2)), "counts": np.ones(3, int), **empty}
         enough = args.accept * accuracy(about.weights)
-        generator = stream(args.sample_seed, "samples", kind, own)
+        generator = stream(args.sample_seed, "samples", kind, solution)
         points, counts = samplers.draw(kind, about, args.samples, "ensemble", generator, args.rank,
                                        lambda p: accuracy(p) >= enough, finish)
         said = np.zeros((0, len(self.labels), len(self.classes)))
@@ -248,7 +247,7 @@ class Scene:
         own = measuring.logits(network, images, seen, args.eval_bs).numpy().argmax(1)
         places = np.zeros((0, 2))
         if samplers.SAMPLERS[kind].plane is not None and args.plane_samples:
-            generator = stream(args.sample_seed, "plane", kind, own)
+            generator = stream(args.sample_seed, "plane", kind, solution)
             wide, _ = samplers.draw(kind, about, args.plane_samples, "plane", generator, args.rank, None, finish)
             far = measuring.logits_at(network, wide, images, seen, args.eval_bs).numpy()
             places = np.array([place(one.argmax(1), own, self.labels) for one in far])

@@ -47,8 +47,9 @@ def attacked_settings(args, sources):
     """By its weights, the network that --anchors pgd attacks: --attack_net, or the first of the sources."""
     if not args.anchors.startswith("pgd"):
         return {}
-    one = Source(Path(args.attack_net), "", "", {}) if args.attack_net else sources[0]
-    return {"attacked": digest(one, args.which)}
+    if args.attack_net:  # of a run the last weights, as landscape.train.attacked takes them
+        return {"attacked": digest(Source(Path(args.attack_net), "", "", {}))}
+    return {"attacked": digest(sources[0], args.which)}
 
 
 def check_same_data(source, trained, settings):

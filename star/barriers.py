@@ -38,7 +38,8 @@ def add_points(g):
                    help="training images for BatchNorm, activations and --adaptive; 0: all")
     g.add_argument("--match_seed", type=int, default=0, help="order in which groups of units are matched")
     g.add_argument("--measure_precision", default="fp32", choices=("fp32", "bf16"),
-                   help="of BatchNorm's statistics and of the losses; bf16 takes half of the time on CPUs that have it")
+                   help="of BatchNorm's statistics and of the losses; bf16 takes two thirds of the time on CPUs that "
+                        "have it")
 
 
 def make_parser():

@@ -1,8 +1,6 @@
 """Saved results of star.compare: found, ordered by width and by the number of anchors, as a table; and those of
 star.bma. No torch."""
 
-from pathlib import Path
-
 from landscape import runs
 
 KINDS = {"star_held_out": "star to held-out", "star_anchor": "star to anchor", "anchor_held_out": "regular to regular",
@@ -39,7 +37,8 @@ def averages(folder):
 
 
 def finished(folder, kind):
-    held = [runs.read_json(f) for f in sorted(Path(folder).rglob("results.json")) if (f.parent / "done").exists()]
+    """The results of a kind of the finished measurements under a folder."""
+    held = [runs.read_json(f) for f in runs.below(folder, "results.json") if (f.parent / "done").exists()]
     return [found for found in held if found.get("kind") == kind]
 
 

@@ -39,7 +39,7 @@ def main(argv=None):
 
 def newest(folder):
     """The results of subspaces.evaluate with most runs, among those of clean images."""
-    held = [runs.read_json(f) for f in sorted(Path(folder).rglob("results.json")) if (f.parent / "done").exists()]
+    held = [runs.read_json(f) for f in runs.below(folder, "results.json") if (f.parent / "done").exists()]
     held = [h for h in held if h.get("kind") == "subspaces" and not h["corruption"]]
     if not held:
         raise FileProblem(f"{folder} holds no results of subspaces.evaluate: run it first")

@@ -8,7 +8,6 @@ before the numbers. Writes results/subspaces/claims.json, which python -m landsc
 """
 
 import itertools
-from pathlib import Path
 
 from landscape import claims, cli, results, runs
 from landscape.claims import Claim, judge

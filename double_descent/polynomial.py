@@ -6,8 +6,8 @@
 A repeat's training points are the same for every number of features P and for every basis, so that the errors are
 paired. The pseudo-inverse picks, of all coefficients that fit equally well, those of least norm: what a fit beyond
 P = N is like depends on how the features are scaled, which is why Legendre's polynomials stand beside the same ones at
-norm 1. --as_published draws as the tutorial's script does: a new training set for each P and repeat, from
-numpy.random.seed(0).
+norm 1. --as_published draws as the tutorial's script does: a new training set for each P and repeat, from numpy's older
+generator (here one of our own, seeded by --data_seed, not the global one with seed 0).
 """
 
 import argparse

@@ -14,9 +14,11 @@ is that factor for each family, and subspaces.train --rescale_lr divides by it.
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate, combinations, groupby
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from landscape import weights as algebra
@@ -181,13 +183,15 @@ class Subspace(nn.Module):
         self.rule, self.samples, self.granularity = rule, samples, granularity
         self.names, self.shapes = names, [own[k].shape for k in names]
         self.sizes = [own[k].numel() for k in names]
+        self.strides = [strides(shape) for shape in self.shapes]
         self.matrices = sum(own[k].dim() > 1 for k in names)
         self.aliases = aliases(shell)
         owners = [k.rpartition(".")[0] for k in names]
         label = {"network": lambda i: "", "module": lambda i: owners[i], "tensor": lambda i: names[i]}[granularity]
         places = {}
-        self.group = [places.setdefault(label(i), len(places)) for i in range(len(names))]  # of each tensor
+        group = [places.setdefault(label(i), len(places)) for i in range(len(names))]  # of each tensor
         self.groups = len(places)
+        self.runs = [(g, sum(self.sizes[i] for i in run)) for g, run in groupby(range(len(names)), lambda i: group[i])]
         self.free = [k for k in range(rule.m) if k not in frozen]
         self.frozen = [k for k in range(rule.m) if k in frozen]
         if not self.free:
@@ -219,7 +223,7 @@ class Subspace(nn.Module):
 
     def views(self, row):
         """A row (P,) as a dict of views under the shell's names."""
-        return {k: as_tensor(part, s) for k, part, s in zip(self.names, row.split(self.sizes), self.shapes)}
+        return dict(zip(self.names, Unpacked.apply(row, self.shapes, self.strides)))
 
     def row(self, k):
         return self.stack[self.free.index(k)] if k in self.free else self.fixed[self.frozen.index(k)]
@@ -247,9 +251,9 @@ class Subspace(nn.Module):
         with torch.autocast(self.stack.device.type, enabled=False):
             if coeffs.dim() == 1 or len(coeffs) == 1:
                 return self.views(self.mixed(coeffs.reshape(-1), self.stack, self.fixed))
-            parts = zip(self.stack.split(self.sizes, 1), self.fixed.split(self.sizes, 1))
-            return {k: as_tensor(self.mixed(coeffs[g], *part), s)
-                    for k, g, part, s in zip(self.names, self.group, parts, self.shapes)}
+            sizes = [size for _, size in self.runs]
+            parts = zip(self.stack.split(sizes, 1), self.fixed.split(sizes, 1))
+            return self.views(torch.cat([self.mixed(coeffs[g], *part) for (g, _), part in zip(self.runs, parts)]))
 
     def mixed(self, coeffs, stack, fixed):
         if not self.frozen:
@@ -282,35 +286,38 @@ class Subspace(nn.Module):
 
     @torch.compiler.disable
     def draw(self):
-        return self.rule.draw(self.groups).to(self.stack.device)
+        return self.rule.draw(self.groups).to(self.stack.device, non_blocking=True)  # else the GPU is waited for
 
     # -- how far apart the vertices are
-
-    def gram(self):
-        """(L, m, m): inner products of the vertices' matrices, one by one."""
-        parts = self.rows().split(self.sizes, 1)[:self.matrices]
-        return torch.stack([p @ p.T for p in parts])
 
     def squared_cosines(self, per_layer=False):
         """(pairs,): squared cosines of the angles between two vertices j < k, each vertex being all its matrices in one
         vector; per_layer: the mean over the matrices of theirs. Biases, BatchNorm and the like do not count: the
         published regulariser is of convolutions, the classifier being one there."""
+        with torch.no_grad():
+            found, _ = cosines(self.rows(), self.vectors(per_layer))
+        j, k = torch.triu_indices(self.rule.m, self.rule.m, 1, device=found.device)
+        return (found**2).mean(0)[j, k]
+
+    def vectors(self, per_layer):
+        """How many numbers the vectors have between which the angles are: all matrices together, or each of them."""
         if self.matrices == 0:
             raise UsageError("this network has no weight of two axes: there is no angle to regularise")
-        if per_layer:
-            products = self.gram()
-        else:
-            vectors = self.rows()[:, :sum(self.sizes[:self.matrices])]
-            products = (vectors @ vectors.T).unsqueeze(0)
-        squares = products.diagonal(dim1=1, dim2=2)
-        j, k = torch.triu_indices(self.rule.m, self.rule.m, 1, device=products.device)
-        return (products[:, j, k] ** 2 / (squares[:, j] * squares[:, k]).clamp_min(1e-30)).mean(0)
+        sizes = self.sizes[:self.matrices]
+        return sizes if per_layer else [sum(sizes)]
 
     def regulariser(self, pairs="sampled", per_layer=False):
         """The squared cosine of Wortsman et al. 2021, equation 3: of one pair of vertices, drawn from torch's global
         CPU generator, as published, or the mean over all pairs, which is what the draws give on average."""
-        found = self.squared_cosines(per_layer)
-        return found[torch.randint(len(found), ())] if pairs == "sampled" else found.mean()
+        m, sizes = self.rule.m, self.vectors(per_layer)
+        if pairs == "sampled":
+            both = list(combinations(range(m), 2))
+            j, k = both[torch.randint(len(both), ())]
+            shares = torch.zeros(m, m)
+            shares[j, k] = shares[k, j] = 1 / 2 / len(sizes)
+        else:
+            shares = torch.full((m, m), 1 / (m * (m - 1)) / len(sizes)).fill_diagonal_(0)
+        return SquaredCosine.apply(self.rows(), sizes, shares.to(self.stack, non_blocking=True))
 
     def drawn_decay(self, weight_decay):
         """weight_decay/2 times the mean squared length of the points drawn last: decay of the mixed weights."""
@@ -346,12 +353,62 @@ def as_row(w):
     return (w.permute(0, 2, 3, 1) if w.dim() == 4 else w).reshape(-1)
 
 
-def as_tensor(row, shape):
-    """The inverse of as_row, a view."""
-    if len(shape) != 4:
-        return row.view(shape)
-    o, i, h, w = shape
-    return row.view(o, h, w, i).permute(0, 3, 1, 2)
+def strides(shape):
+    """The strides with which a vector made by as_row is a tensor of this shape."""
+    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    return torch.empty(shape, device="meta", memory_format=layout).stride()
+
+
+class Unpacked(torch.autograd.Function):
+    """A row (P,) as a tuple of tensors, its views. Their gradients become one row at once, where autograd would take a
+    step or two for each of them: in a small network on a GPU these steps cost as much as its convolutions do."""
+
+    @staticmethod
+    def forward(ctx, row, shapes, strides):
+        begins = accumulate(map(math.prod, shapes), initial=row.storage_offset())
+        return tuple(map(row.as_strided, shapes, strides, begins))
+
+    @staticmethod
+    def backward(ctx, *slopes):
+        return torch.cat([as_row(slope) for slope in slopes]), None, None
+
+
+def cosines(rows, sizes):
+    """(cosines, norms), both (L, m, m): of the angle between rows j and k of (m, P) in their first `sizes[0]` numbers,
+    in the next, and so on for L sizes; and 1 / (|v_j| |v_k|) there. A row of zeros is orthogonal to all."""
+    parts = rows[:, :sum(sizes)].split(sizes, 1)
+    products = torch.stack([part @ part.T for part in parts])
+    lengths = products.diagonal(dim1=1, dim2=2).clamp_min(1e-30).rsqrt()
+    norms = lengths.unsqueeze(2) * lengths.unsqueeze(1)
+    return products * norms, norms
+
+
+class SquaredCosine(torch.autograd.Function):
+    """The sum over l, j and k of shares_jk c_jk², c being the cosines (L, m, m) of rows (m, P). shares: (m, m),
+    symmetric, 0 on its diagonal.
+
+    The gradient is written out, since autograd would take thirty steps over matrices of m by m: at row j, in part l, it
+    is 4 sum_k shares_jk c_jk v_k / (|v_j| |v_k|) - 4 (sum_k shares_jk c_jk²) v_j / |v_j|².
+    """
+
+    @staticmethod
+    def forward(ctx, rows, sizes, shares):
+        c, norms = cosines(rows, sizes)
+        weighted = shares * c
+        each = (weighted * c).sum(2)
+        ctx.sizes = sizes
+        ctx.save_for_backward(rows, (weighted - torch.diag_embed(each)) * norms)
+        return each.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, slope):
+        rows, turns = ctx.saved_tensors
+        out = torch.zeros_like(rows)
+        held, made = (w[:, :sum(ctx.sizes)].split(ctx.sizes, 1) for w in (rows, out))
+        for turn, part, into in zip(4 * slope * turns, held, made):
+            torch.mm(turn, part, out=into)
+        return out, None, None
 
 
 def aliases(network):

@@ -447,17 +447,15 @@ def accumulate(network, forward, objective, x, target, args, scaler, penalty, sh
     """Add the gradients of the batch's mean loss, in parts of two images at least (BatchNorm can make nothing of one),
     and those of all processes. Returns (loss, logits (B, C)), detached."""
     total, logits, parts = 0.0, [], max(1, min(args.accumulate, len(x) // 2))
-    for px, pt in zip(x.tensor_split(parts), target.tensor_split(parts)):
+    for number, (px, pt) in enumerate(zip(x.tensor_split(parts), target.tensor_split(parts)), 1):
         with evaluate.autocast(x.device, args.precision):
             said = forward(px)
             loss = objective.loss(said, pt) * (share * len(px) / len(x))
+        if penalty is not None and number == parts:
+            loss = loss + penalty(network) / parallel.world()[1]  # every process has the same
         total = total + loss.detach()
         logits.append(said.detach())
         scaler.scale(loss).backward()
-    if penalty is not None:
-        extra = penalty(network) / parallel.world()[1]  # every process has the same
-        scaler.scale(extra).backward()
-        total = total + extra.detach()
     parallel.add_gradients(network)
     return total, torch.cat(logits)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import VisionTransformer
 
 import models
@@ -363,7 +364,8 @@ def test_the_gram_regulariser_equals_loops_over_pairs(per_layer):
     assert torch.allclose(simplex.regulariser("all", per_layer), found.mean())
     with seeding.fork(0, "pairs"):
         drawn = torch.stack([simplex.regulariser("sampled", per_layer) for _ in range(600)])
-    assert set(drawn.tolist()) == set(found.tolist())  # every pair, and on average the mean over all
+    near = (drawn.unsqueeze(1) - found).abs() < 1e-6
+    assert near.any(1).all() and near.any(0).all()  # every pair, and on average the mean over all
     assert abs(drawn.mean() - found.mean()) < 4 * drawn.std() / math.sqrt(600)
 
 
@@ -421,6 +423,41 @@ def test_a_frozen_vertex_can_be_overwritten():
     line.set_vertex(1, vertices[0])
     assert torch.equal(line.vertex(1)["4.weight"], vertices[0]["4.weight"])
     assert torch.allclose(line.point(torch.tensor([0.3, 0.7]))["4.weight"], vertices[0]["4.weight"], atol=1e-6)
+
+
+class Counting(TorchDispatchMode):
+    """Counts operations, views among them: in a small network on a GPU the time of a step is that of starting them."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += 1
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family, m", [("line", 2), ("simplex", 6)])
+def test_a_step_has_few_operations_more_than_one_of_the_network(family, m):
+    vertices = vertices_of(lambda: models.build("resnet20", 10), m)
+    counts = []
+    for network in (models.build("resnet20", 10), Subspace(models.build("resnet20", 10), vertices, rule(family, m))):
+        network.train()
+        x, y = torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])
+        with Counting() as ops:
+            apart = network.regulariser() if isinstance(network, Subspace) else 0
+            (F.cross_entropy(network(x), y) + apart).backward()
+        counts.append(ops.count)
+    tensors = len(list(models.build("resnet20", 10).parameters()))
+    assert 0 < counts[1] - counts[0] <= 2 * tensors + 41, counts  # a view of each, there and back, and 41 that compute
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_vertices_are_laid_out_as_convolutions_want_them(k):
+    line, vertices = space(small)
+    held = line.vertex(k)
+    assert held["0.weight"].is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(held[name], vertices[k][name]) for name in line.names)
 
 
 def test_m_vertices_hold_m_networks_and_nothing_more():

@@ -121,8 +121,8 @@ def record(path, fresh, missing=(), replaced=None):
 
 def read(path):
     """The claims of a claims.json. ContentError names the file and what is wrong with it."""
-    rows = read_json(path)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    rows = read_json(path, list)
+    if not all(isinstance(row, dict) for row in rows):
         raise ContentError(f"{path}: a list of claims is expected; run the study's claims command again")
     fields = {field.name for field in dataclasses.fields(Claim)}
     claims = []

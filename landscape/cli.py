@@ -623,14 +623,14 @@ def complete(args):
             raise UsageError("--sam_radius with --precision fp16 is not offered: use bf16")
         if args.noise_rate >= 1:
             raise UsageError(f"--noise_rate {args.noise_rate:g}: a share in [0, 1) is expected")
+        if args.val_size < -1:
+            raise UsageError(f"--val_size {args.val_size}: a number of images is expected, or -1 for the usual one")
     if getattr(args, "noise_type", None):
         args.anchors = NOISE_TYPES[args.noise_type]
     if getattr(args, "adv", False):
         args.anchors = "pgd_targeted" if args.targeted else "pgd"
-    if getattr(args, "formats", None):
-        wrong = set(args.formats.split(",")) - {"png", "pdf", "svg"}
-        if wrong:
-            raise UsageError(f"--formats {args.formats}: {', '.join(sorted(wrong))} is none of png, pdf, svg")
+    if not set(getattr(args, "formats", "png").split(",")) <= {"png", "pdf", "svg"}:
+        raise UsageError(f"--formats {args.formats!r}: some of png, pdf, svg are expected, with commas between them")
 
 
 def shrink(args):
@@ -669,7 +669,7 @@ def shrink(args):
                 setattr(args, name, [made(path) for path in getattr(args, name)])
         args.runs = str(own)
     if getattr(args, "snapshots", "") not in ("", "all"):
-        args.snapshots = "0,1"
+        args.snapshots = f"0,{args.epochs}"
 
 
 def library(**changes):

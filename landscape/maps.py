@@ -37,10 +37,17 @@ def settings(args, sources):
         raise UsageError(f"the networks were trained on different data sets ({', '.join(sorted(map(str, sets)))}): "
                          "compare those of one, in a folder of their own")
     return {**{k: getattr(args, k) for k in GRID}, "dataset": sets.pop(), "which": args.which,
-            **({"save_probs": True} if getattr(args, "save_probs", False) else {}),
+            **probability_settings(args),
             **({"refine": args.refine} if args.refine else {}), **point_settings(args),
             **anchor_settings(args, [s.config for s in sources]), **attacked_settings(args, sources),
             **foreign_settings(args, sources)}
+
+
+def probability_settings(args):
+    """Probabilities in bf16 are others, where labels, computed again near boundaries, are not."""
+    if not getattr(args, "save_probs", False):
+        return {}
+    return {"save_probs": "bf16" if args.map_precision == "bf16" else True}
 
 
 def attacked_settings(args, sources):
@@ -170,7 +177,7 @@ def read_triplets(path):
     """The dict in a file that --save_triplets wrote: dataset, split, anchors, plane_seed, as_published, triplets, …
     Raises FileProblem or ContentError."""
     held = read_json(path)
-    if not isinstance(held, dict) or TRIPLETS - held.keys():
+    if TRIPLETS - held.keys():
         raise ContentError(f"{path} is no file of triplets: {', '.join(sorted(TRIPLETS))} are expected in it")
     triplets = held["triplets"]
     if not (isinstance(triplets, list) and triplets and all(
@@ -225,8 +232,9 @@ def common(args, sources):
         who = f"{few(lacking, 3)} have none" if lacking else "each has others"
         raise FileProblem(f"no finished class maps that all {len(sources)} networks under {args.load_net} share "
                           f"({who}): python save_preds.py --load_net {args.load_net}")
-    names = {n for n in names if hash8({**held[0][n][1], "save_probs": True}) not in
-             {hash8(held[0][other][1]) for other in names - {n}}}  # the same planes with probabilities say more
+    planes = {n: {k: v for k, v in held[0][n][1].items() if k != "save_probs"} for n in names}
+    full = [planes[n] for n in names if "save_probs" in held[0][n][1]]  # with probabilities the same planes say more
+    names = {n for n in names if "save_probs" in held[0][n][1] or planes[n] not in full}
     if len(names) > 1 and not args.as_published:  # not asked for, they come second
         names = {n for n in names if not held[0][n][1]["as_published"]} or names
     if len(names) > 1:

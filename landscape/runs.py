@@ -130,13 +130,18 @@ def content_hash(*arrays):
     return found.hexdigest()[:16]
 
 
-def read_json(path):
+def read_json(path, kind=dict):
+    """What a JSON file holds, of this kind. Raises FileProblem or ContentError."""
+    mend = "delete it and run the command that made it again"
     try:
-        return json.loads(Path(path).read_text())
+        held = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise FileProblem(f"{path} is missing") from None
     except ValueError as e:
-        raise ContentError(f"{path} is not JSON ({e}); delete it and run the command that made it again") from None
+        raise ContentError(f"{path} is not JSON ({e}); {mend}") from None
+    if not isinstance(held, kind):
+        raise ContentError(f"{path} holds no {'mapping' if kind is dict else 'list'}; {mend}")
+    return held
 
 
 # ---- the run -------------------------------------------------------------------------------------------------------

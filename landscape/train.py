@@ -155,7 +155,8 @@ def prepare(args, device, data=None):
     parallel.check(args)
     if args.sync_bn and device.type != "cuda":
         raise UsageError("--sync_bn is for CUDA: PyTorch has no SyncBatchNorm on a CPU")
-    snapshot_epochs(args)
+    if late := [e for e in sorted(snapshot_epochs(args)) if not 0 <= e <= args.epochs]:
+        raise UsageError(f"--snapshots {args.snapshots}: there is no epoch {late[0]} in a training of {args.epochs}")
     milestones(args)
     make_optimiser(network, args)
     make_objective(args, data, described)

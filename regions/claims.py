@@ -153,6 +153,12 @@ def claim(name, figure, statement, found, threshold, n, published, said, command
                  verdict=judge(low, high, threshold, direction), command=command)
 
 
+def by_command(figure, folder):
+    """The command that makes a claim anew: the script names the folder of its runs by its scale."""
+    scale = " --scale paper" * Path(folder).name.endswith("_paper")
+    return f"bash scripts/fig_regions_{figure}.sh{scale} && python -m regions.claims runs/{Path(folder).name}"
+
+
 def net_width(source):
     import models
 
@@ -163,7 +169,6 @@ def net_width(source):
 
 PLAIN = ("opt=SGD", "train_mode=naive", "sam_radius=None")
 OVER = "95 % interval over networks within their group and planes together (jackknife)"
-MATRIX = "bash scripts/fig_regions_matrix.sh && python -m regions.claims runs/regions_cpu"
 
 
 # ---- the claims ----------------------------------------------------------------------------------------------------
@@ -188,7 +193,7 @@ def families(folder):
 
         out.append(claim("conv-families", "4", "Convolutional families agree more with each other than with MLP, ViT "
                          "or Mixer (difference of mean agreement)", joint_interval(found["agreement"], groups, gap),
-                         0, n, "about .80 against .44 to .64", said, MATRIX))
+                         0, n, "about .80 against .44 to .64", said, by_command("matrix", folder)))
     inside = [g for g in names if groups.count(g) > 1]
     kappa, apart = found["kappa"], ~np.eye(n, dtype=bool)
     defined = np.isfinite(kappa[apart]).all(axis=0)  # on the other planes two maps hold one and the same class
@@ -198,7 +203,8 @@ def families(folder):
         out.append(claim("same-architecture", "4", "Networks of one architecture agree beyond chance (least kappa of "
                          "all architectures)",
                          joint_interval(kappa, groups, lambda m: float(np.min([m[g, g] for g in inside]))), 0, n,
-                         "agreement .67 to .87 on the diagonal, no kappa given", said + where, MATRIX))
+                         "agreement .67 to .87 on the diagonal, no kappa given", said + where,
+                         by_command("matrix", folder)))
     wide = sorted((g for g in inside if g.startswith("wrn-")), key=lambda g: int(re.split("[-=]", g)[-1]))
     if len(wide) > 1:
         def grown(mean):
@@ -206,7 +212,7 @@ def families(folder):
 
         out.append(claim("width", "4", f"Same-architecture agreement grows with width ({wide[-1]} less {wide[0]})",
                          joint_interval(found["agreement"], groups, grown), 0, n,
-                         "WRN-28-30 less WRN-28-10: .87 - .86", said, MATRIX))
+                         "WRN-28-30 less WRN-28-10: .87 - .86", said, by_command("matrix", folder)))
     return out
 
 
@@ -227,7 +233,7 @@ def off_manifold(folder):
                          "share of the largest class)", found, 0.9, len(groups), "nearly one class a plane", protocol(
                              settings, groups, "median over planes, mean over the networks of an architecture, "
                              "median over architectures; interval over networks within their architecture"),
-                         "bash scripts/fig_regions_offmanifold.sh && python -m regions.claims runs/regions_cpu"))
+                         by_command("offmanifold", folder)))
     return out
 
 
@@ -250,7 +256,7 @@ def optimisers(folder):
     def difference(one, two):
         return lambda m: sum(m[(f"{n} {one}",) * 2] - m[(f"{n} {two}",) * 2] for n in nets) / len(nets)
 
-    command = "bash scripts/fig_regions_optimisers.sh && python -m regions.claims runs/regions_cpu"
+    command = by_command("optimisers", folder)
     said = protocol(settings, groups, OVER)
     return [claim(f"optimiser-{a}-{b}".lower(), "Table 1", f"{a} is at least as reproducible as {b} (difference of "
                   f"same-architecture agreement, mean over {', '.join(nets)})",
@@ -279,8 +285,7 @@ def mixup(folder):
                   f"{', '.join(nets)}: difference of agreement)",
                   joint_interval(scores(maps)["agreement"], groups, between), 0,
                   len(groups), "naive against mixup .774 (ResNet18), .808 (ViT); naive pairs .83 and .75",
-                  protocol(settings, groups, OVER), "bash scripts/fig_regions_mixup.sh && python -m regions.claims "
-                  "runs/regions_cpu", direction="below")]
+                  protocol(settings, groups, OVER), by_command("mixup", folder), direction="below")]
 
 
 def distillation(folder):
@@ -314,7 +319,7 @@ def distillation(folder):
         raise FileProblem(f"{folder}: class maps of no student with its teacher and its vanilla network")
     found = results.bootstrap_strata([np.array(of) for of in gains.values()], np.mean)
     said = protocol(settings, list(roles.values()), "interval over the seeds")
-    command = "bash scripts/fig_regions_distillation.sh && python -m regions.claims runs/regions_cpu"
+    command = by_command("distillation", folder)
     return [claim("distillation", "5", "A distilled student is nearer to its teacher than a vanilla network of the "
                   "same initialisation (difference of agreement, paired by seed)", found, 0,
                   sum(map(len, gains.values())), "differences of -.01 to .08", said, command)]

@@ -206,3 +206,11 @@ def test_the_joint_interval_covers_about_as_often_as_it_says(statistic):
 def test_no_maps_at_all(tmp_path):
     with pytest.raises(FileProblem, match="no runs for any claim|no finished run"):
         claims.main([str(tmp_path)])
+
+
+@pytest.mark.parametrize("name, wanted", [
+    ("regions_cpu", "bash scripts/fig_regions_mixup.sh && python -m regions.claims runs/regions_cpu"),
+    ("regions_paper", "bash scripts/fig_regions_mixup.sh --scale paper && python -m regions.claims runs/regions_paper"),
+])  # fmt: skip
+def test_the_command_of_a_claim_is_of_its_scale(tmp_path, name, wanted):
+    assert claims.by_command("mixup", tmp_path / name) == wanted

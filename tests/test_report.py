@@ -145,6 +145,9 @@ def test_what_is_no_run_is_refused(root, tmp_path):
     (root / "star/d/results.json").write_text("{")
     with pytest.raises(ContentError, match="results.json is not JSON"):
         report.main([str(root)])
+    (root / "star/d/results.json").write_text("[1]")
+    with pytest.raises(ContentError, match="results.json holds no mapping"):
+        report.main([str(root)])
 
 
 def test_a_browser_draws_the_page(root, tmp_path):

@@ -115,6 +115,18 @@ def test_maps_without_probabilities_keep_their_name_and_have_no_weighted_score(t
     assert "weighted" in scores(copied)[1]["scores"]
 
 
+def test_probabilities_in_bf16_are_in_a_file_of_their_own(copied):
+    def held():
+        return {f.name for f in copied.glob("regions/digits_*/arrays/*.npz")}
+
+    assert save_preds.main([*where(copied), *PLANES, "--save_probs"]) == 0
+    exact = held()
+    assert save_preds.main([*where(copied), *PLANES, "--save_probs", "--map_precision", "fp32"]) == 0
+    assert held() == exact
+    assert save_preds.main([*where(copied), *PLANES, "--save_probs", "--map_precision", "bf16"]) == 0
+    assert len(held() - exact) == 1 and held() > exact
+
+
 @pytest.mark.parametrize("classes", [2, 5])
 def test_weighted_agreement_of_one_hot_vectors_is_agreement(classes):
     labels = np.random.default_rng(0).integers(0, classes, (3, 4, 25))

@@ -16,7 +16,6 @@ from pathlib import Path
 from landscape import cli, maps, runs
 from landscape.errors import ContentError, FileProblem, UsageError
 
-SEEDS = ("init_seed", "order_seed", "augment_seed")
 FITTED = 0.05  # a training set is fitted where the error on it is below this
 # Of each network: error and loss (nats) on the test set and on the training set as given; of its images with a right
 # and with a wrong label; of those with a wrong one, the error against the true label; mean highest probability.
@@ -109,7 +108,7 @@ def find(args):
                     **maps.labels_of(source.config)}
             name = f"logits-{runs.hash8(held)}.npz"
             members.append(Member(source, weights, x, source.path / "arrays" / name, held))
-    check_cells(members, {along, *keys, *SEEDS})
+    check_cells(members, {along, *keys, *cli.SEEDS})
     order = [s.path for s in sources]
     return sorted(members, key=lambda m: (m.group, m.x, order.index(m.source.path)))
 
@@ -292,7 +291,8 @@ def summary(args, members, said):
     values = [of_network(s) for s in said]
     regions, kept = of_regions(members)
     rows = [{"group": m.group, "x": m.x, "name": m.source.seed_name, "path": str(m.source.path),
-             **{k: m.source.config[k] for k in SEEDS}, **v, **{name: column[i] for name, column in regions.items()}}
+             **{k: m.source.config[k] for k in cli.SEEDS}, **v,
+             **{name: column[i] for name, column in regions.items()}}
             for i, (m, v) in enumerate(zip(members, values))]
     cells = {}
     for i, m in enumerate(members):

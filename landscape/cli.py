@@ -39,6 +39,10 @@ SAME_COST = ("seed", "init_seed", "order_seed", "augment_seed", "data_seed", "no
              "normalize")
 
 
+SEEDS = ("init_seed", "order_seed", "augment_seed")  # what repetitions of a training differ in
+UNSEEN = ("snapshots", "eval_every")  # of the settings that name a run, those that leave its weights as they are
+
+
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the example at the head as it stands and shows each default that says something."""
 

@@ -128,7 +128,7 @@ def measured(args):
     return out
 
 
-SEEDS = {("init_seed", "order_seed", "augment_seed"): "seed", ("order_seed", "augment_seed"): "data order"}
+WORDS = {cli.SEEDS: "seed", cli.SEEDS[1:]: "data order"}  # of seeds that differ
 SETTINGS = ("width", "opt", "lr", "train_mode", "noise_rate", "train_size", "augment", "epochs", "epoch")
 
 
@@ -137,10 +137,10 @@ def differing(one, other, first, second):
     if first["architecture"]["name"] != second["architecture"]["name"]:
         return "net"
     ours, theirs = ({**n.source.config, "epoch": n.epoch} for n in (one, other))
-    seeds, settings = ([k for k in keys if ours.get(k) != theirs.get(k)] for keys in (max(SEEDS, key=len), SETTINGS))
+    seeds, settings = ([k for k in keys if ours.get(k) != theirs.get(k)] for keys in (cli.SEEDS, SETTINGS))
     if first["architecture"] != second["architecture"] and "width" not in settings:
         settings.insert(0, "width")
-    named = [SEEDS[tuple(seeds)]] if tuple(seeds) in SEEDS else seeds
+    named = [WORDS[tuple(seeds)]] if tuple(seeds) in WORDS else seeds
     return ", ".join(named + settings) or "file"
 
 

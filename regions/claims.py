@@ -17,8 +17,7 @@ from landscape.errors import FileProblem
 
 PAPER = "Somepalli et al. 2022"
 NAMED = cli.training_parser("main.py", "").naming
-# of a training, what does not make it another one; net is compared with its aliases in mind
-SEEDS = ("init_seed", "order_seed", "augment_seed", "net", "snapshots", "eval_every")
+SAME = (*cli.SEEDS, *cli.UNSEEN, "net")  # not compared in trainings of one kind; of net the aliases are many
 OPTIMISER = ("opt", "lr", "momentum", "nesterov", "adam_eps", "weight_decay", "sam_radius")
 CONVOLUTIONAL = ("resnet", "vgg", "wrn", "densenet", "googlenet", "mobilenet", "lenet", "mcnn")
 
@@ -91,8 +90,8 @@ def one_training(sources, groups):
 
 
 def differing(one, other, free=()):
-    """The settings of training, seeds and free ones aside, in which two configs differ."""
-    keys = [k for k in NAMED if k in one and k in other and k not in SEEDS and k not in free]
+    """The settings of training, but for SAME and free ones, in which two configs differ."""
+    keys = [k for k in NAMED if k in one and k in other and k not in SAME and k not in free]
     return [k for k in keys if one[k] != other[k]]
 
 

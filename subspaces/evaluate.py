@@ -30,8 +30,6 @@ SHOWN = ("net", "width", "dataset", "train_size", "data_seed", "family", "vertic
 # What every row of the tables says of its runs; the other settings that name a run are said where they are not usual.
 GROUP = ("family", "vertices", "granularity", "beta", "samples", "epochs", "noise_rate", "scheduler", "label_smoothing",
          "dropout", "ema")
-SEEDS = ("init_seed", "order_seed", "augment_seed")  # what runs of one row may differ in
-UNSEEN = ("snapshots", "eval_every")  # of the settings that name a run, those that leave its weights as they are
 
 
 def make_parser():
@@ -157,18 +155,18 @@ def find(args):
 
 
 def usual_settings():
-    """{setting: its default} of what names a training, but for GROUP, SEEDS and UNSEEN."""
+    """{setting: its default} of what names a training, but for GROUP and what repetitions differ in."""
     from subspaces import train
 
     parser = train.make_parser()
-    return {k: parser.get_default(k) for k in parser.naming if k not in (*GROUP, *SEEDS, *UNSEEN)}
+    return {k: parser.get_default(k) for k in parser.naming if k not in (*GROUP, *cli.SEEDS, *cli.UNSEEN)}
 
 
 def check_seeds(sources):
     """Raise UsageError for two runs of the same seeds in one row: they are no two draws of one thing."""
     first = {}
     for s in sources:
-        seeds = [s.config.get(k) for k in (*SEEDS, "data_seed", "noise_seed")]
+        seeds = [s.config.get(k) for k in (*cli.SEEDS, "data_seed", "noise_seed")]
         other = first.setdefault((s.group, *seeds), s)
         if other is not s:
             raise UsageError(f"{other.path} and {s.path} are of the same seeds in one row of the tables: choose one of "

@@ -36,7 +36,7 @@ def figures(folder, found):
 
 
 def curves(shown, found):
-    """A panel each measure; a line each group with its band."""
+    """A panel each measure, as high as its lines; a line each group with its band, which may reach out of the panel."""
     fig, axes = plots.figure(2, 3, width=10.2, height=6.0, squeeze=False)
     longest = max(len(rows) for _, rows in shown.values())
     x = np.arange(1, longest + 1)
@@ -50,12 +50,16 @@ def curves(shown, found):
         plots.curves(ax, x, series, xlabel="members", ylabel=words, markers=True)
         if ax.get_legend():
             ax.get_legend().remove()
+        values = np.array([line for line, _, _ in series.values()])
+        if len(np.unique(values[np.isfinite(values)])) > 1:
+            low, high = np.nanmin(values), np.nanmax(values)
+            ax.set_ylim(low - 0.2 * (high - low), high + 0.2 * (high - low))
         ax.set_xticks(x if longest <= 12 else x[::longest // 8])
     last = axes.flat[-1]
     last.set_axis_off()
     handles, words = axes.flat[0].get_legend_handles_labels()
     last.legend(handles, words, loc="center left", title=f"{found['images']:,} {found['split']} images; bands: "
-                f"{found['level']:.0%} intervals", fontsize=7.5, title_fontsize=8)
+                f"{found['level']:.0%} intervals, cut at the panels' edges", fontsize=7.5, title_fontsize=8)
     return fig
 
 

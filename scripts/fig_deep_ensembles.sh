@@ -54,13 +54,21 @@ out=results/ensembles/claims.json
 [ "$smoke" = 1 ] && out=$made/claims.json
 if [ "$dry" = 1 ]; then echo "python -m ensembles.claims $made/ensembles --out $out"; exit 0; fi
 python -m ensembles.claims "$made/ensembles" --out "$out"
-newest() { ls -td "$made"/ensembles/$1 | head -n 1; }
-similarity=$(newest 'similarity*') evaluate=$(newest 'evaluate*') shift=$(newest 'shift*') paths=$(newest 'paths*')
-for name in members trajectory_0 along_training embedding layers; do keep "$name.png" "$similarity/figures/$name.png"; done
-for name in size around_one_solution ensemble_and_subspace plane confusion; do
-  keep "$name.png" "$evaluate/figures/$name.png"
+newest() { # newest KIND NET: the folder of the last measurement of this network's members
+  grep -l "net=$2" "$made"/ensembles/"$1"*/config.yaml | xargs ls -t | head -n 1 | xargs dirname
+}
+for net in $nets; do
+  own=""; [ "$net" = "$nets" ] || own=$net-  # several networks have a figure each
+  similarity=$(newest similarity "$net") evaluate=$(newest evaluate "$net")
+  shift=$(newest shift "$net") paths=$(newest paths "$net")
+  for name in members trajectory_0 along_training embedding layers; do
+    keep "$own$name.png" "$similarity/figures/$name.png"
+  done
+  for name in size around_one_solution ensemble_and_subspace plane confusion; do
+    keep "$own$name.png" "$evaluate/figures/$name.png"
+  done
+  for figure in "$shift"/figures/*.png; do keep "${own}shift_$(basename "$figure")" "$figure"; done
+  for figure in "$paths"/figures/*.png; do keep "${own}paths_$(basename "$figure")" "$figure"; done
+  keep "${own}similarity.csv" "$similarity/similarity.csv"
+  keep "${own}curves.csv" "$evaluate/curves.csv"
 done
-for figure in "$shift"/figures/*.png; do keep "shift_$(basename "$figure")" "$figure"; done
-for figure in "$paths"/figures/*.png; do keep "paths_$(basename "$figure")" "$figure"; done
-keep similarity.csv "$similarity/similarity.csv"
-keep curves.csv "$evaluate/curves.csv"

@@ -186,6 +186,7 @@ class Subspace(nn.Module):
         self.strides = [strides(shape) for shape in self.shapes]
         self.matrices = sum(own[k].dim() > 1 for k in names)
         self.aliases = aliases(shell)
+        self.plain = not self.aliases and all(takes_low_precision(shell, k) for k in names[:self.matrices])
         owners = [k.rpartition(".")[0] for k in names]
         label = {"network": lambda i: "", "module": lambda i: owners[i], "tensor": lambda i: names[i]}[granularity]
         places = {}
@@ -245,15 +246,18 @@ class Subspace(nn.Module):
             self.row(k).copy_(self.flat(vertex))
 
     def point(self, coeffs):
-        """The parameters at coefficients (m,), or (G, m) with a row for each group, as a dict of views; float32 also
-        under autocast."""
+        """The parameters at coefficients (m,), or (G, m) with a row for each group, as a dict of views."""
+        return self.views(self.mix(coeffs))
+
+    def mix(self, coeffs):
+        """The same as one row (P,), float32 also under autocast."""
         coeffs = coeffs.to(self.stack.device)
         with torch.autocast(self.stack.device.type, enabled=False):
             if coeffs.dim() == 1 or len(coeffs) == 1:
-                return self.views(self.mixed(coeffs.reshape(-1), self.stack, self.fixed))
+                return self.mixed(coeffs.reshape(-1), self.stack, self.fixed)
             sizes = [size for _, size in self.runs]
             parts = zip(self.stack.split(sizes, 1), self.fixed.split(sizes, 1))
-            return self.views(torch.cat([self.mixed(coeffs[g], *part) for (g, _), part in zip(self.runs, parts)]))
+            return torch.cat([self.mixed(coeffs[g], *part) for (g, _), part in zip(self.runs, parts)])
 
     def mixed(self, coeffs, stack, fixed):
         if not self.frozen:
@@ -282,7 +286,14 @@ class Subspace(nn.Module):
         return self.at(x, self.centre if coeffs is None else coeffs)
 
     def at(self, x, coeffs):
-        return functional_call(self.shell, self.point(coeffs), (x,), tie_weights=bool(self.aliases))
+        return self.call(x, self.mix(coeffs))
+
+    def call(self, x, row):
+        """What the shell says of x with a row of weights. Under autocast matrices that will be cast are so together."""
+        device = self.stack.device.type
+        low = torch.get_autocast_dtype(device) if self.plain and torch.is_autocast_enabled(device) else None
+        tensors = Unpacked.apply(row, self.shapes, self.strides, low, self.matrices)
+        return functional_call(self.shell, dict(zip(self.names, tensors)), (x,), tie_weights=bool(self.aliases))
 
     @torch.compiler.disable
     def draw(self):
@@ -360,17 +371,26 @@ def strides(shape):
 
 
 class Unpacked(torch.autograd.Function):
-    """A row (P,) as a tuple of tensors, its views. Their gradients become one row at once, where autograd would take a
-    step or two for each of them: in a small network on a GPU these steps cost as much as its convolutions do."""
+    """A row (P,) as a tuple of tensors, its views; the first `count` of them in precision `low`, if one is given.
+
+    Their gradients become one row at once, where autograd would take a step or two for each of them: in a small network
+    on a GPU these steps cost as much as its convolutions do.
+    """
 
     @staticmethod
-    def forward(ctx, row, shapes, strides):
-        begins = accumulate(map(math.prod, shapes), initial=row.storage_offset())
-        return tuple(map(row.as_strided, shapes, strides, begins))
+    def forward(ctx, row, shapes, strides, low=None, count=0):
+        begins = list(accumulate(map(math.prod, shapes), initial=0))
+        ctx.count, ctx.dtype = count if low else 0, row.dtype
+        parts = [row[: begins[ctx.count]].to(low)] * ctx.count + [row] * len(shapes)
+        return tuple(part.as_strided(shape, stride, part.storage_offset() + begin)
+                     for part, shape, stride, begin in zip(parts, shapes, strides, begins))
 
     @staticmethod
     def backward(ctx, *slopes):
-        return torch.cat([as_row(slope) for slope in slopes]), None, None
+        rows = [as_row(slope) for slope in slopes]
+        if ctx.count:
+            rows = [torch.cat(rows[: ctx.count]).to(ctx.dtype), *rows[ctx.count:]]
+        return torch.cat(rows), None, None, None, None
 
 
 def cosines(rows, sizes):
@@ -409,6 +429,12 @@ class SquaredCosine(torch.autograd.Function):
         for turn, part, into in zip(4 * slope * turns, held, made):
             torch.mm(turn, part, out=into)
         return out, None, None
+
+
+def takes_low_precision(network, name):
+    """Is this the weight of a plain convolution or linear layer, which autocast casts and nothing else reads?"""
+    owner, _, last = name.rpartition(".")
+    return last == "weight" and type(network.get_submodule(owner)) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def aliases(network):

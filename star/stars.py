@@ -8,7 +8,6 @@ moves the star by 1-t times the gradient there. The anchors' hidden units may be
 
 import numpy as np
 import torch
-from torch.func import functional_call
 
 from landscape import evaluate, lines, metrics, permute, runs, subspace
 from landscape.errors import ContentError
@@ -38,12 +37,12 @@ class Star(subspace.Subspace):
         self.axes, self.fused, self.own = axes, fused, None
         self.perms = {g: torch.arange(n).repeat(count, 1) for g, n in axes.groups.items()} if axes else {}
 
-    def point(self, coeffs):
-        """(1-t) star + t anchor as a dict of views: the rows of the two, and no others, are read."""
+    def mix(self, coeffs):
+        """(1-t) star + t anchor as a row: the rows of the two, and no others, are read."""
         shares = coeffs.reshape(-1).tolist()
         anchor = max(range(1, len(shares)), key=lambda k: shares[k])
         with torch.autocast(self.stack.device.type, enabled=False):
-            return self.views(self.stack[0].lerp(self.fixed[anchor - 1], shares[anchor]))
+            return self.stack[0].lerp(self.fixed[anchor - 1], shares[anchor])
 
     @torch.compiler.disable
     def draw(self):
@@ -51,9 +50,9 @@ class Star(subspace.Subspace):
 
     def forward(self, x):
         if not self.training:
-            return functional_call(self.shell, self.vertex(0), (x,))
+            return self.call(x, self.row(0))
         if self.fused:
-            self.own = functional_call(self.shell, self.vertex(0), (x,))
+            self.own = self.call(x, self.row(0))
         return super().forward(x)
 
     def distances(self):

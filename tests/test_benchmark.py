@@ -9,8 +9,8 @@ from scripts import benchmark
 
 NAMES = {"batches", "step-resnet20", "step-resnet18", "epoch-mlp", "epoch-fcnet", "epoch-resnet20", "epoch-small_cnn",
          "stack", "memory", "points", "plane", "plane-fcnet", "refine", "agreement", "fragments", "margins", "linear",
-         "pairwise", "pairwise-time", "pairwise-memory", "line-step", "line-points", "barrier", "barrier-search",
-         "matching"}  # fmt: skip
+         "pairwise", "pairwise-time", "pairwise-memory", "line-step", "line-starts", "line-points", "barrier",
+         "barrier-search", "matching"}  # fmt: skip
 
 
 def test_every_row_runs_and_its_check_holds(tmp_path, capsys):

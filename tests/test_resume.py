@@ -264,7 +264,7 @@ def test_killed_between_done_and_the_figure_the_curves_are_drawn_later(tmp_path,
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_class_maps_are_the_same_after_kills_and_signals(tmp_path, monkeypatch, precision):
-    assert main.main(command("bf16" if BF16 else "mlp", tmp_path / "a", "--epochs", "1")) == 0
+    assert main.main(command("bf16" if BF16 else "mlp", tmp_path / "a", "--epochs", "1", "--snapshots", "0")) == 0
     folder = only(tmp_path / "a")
     words = ["--planes", "30", "--resolution", "20", "--threads", "1", "--device", "cpu", "--map_precision", precision,
              "--load_net", str(folder), "--runs", str(tmp_path / "a")]  # fmt: skip
@@ -315,12 +315,12 @@ def test_two_processes_never_write_one_folder(tmp_path):
 
 
 def test_a_finished_run_can_be_read_by_many_and_where_nothing_can_be_written(tmp_path, monkeypatch):
-    assert main.main(command("mlp", tmp_path, "--epochs", "1")) == 0
+    assert main.main(command("mlp", tmp_path, "--epochs", "1", "--snapshots", "0")) == 0
     folder = only(tmp_path)
     lock = runs.hold(folder)
     monkeypatch.setattr(os, "access", lambda *_: False)
     before = {f: f.stat().st_mtime_ns for f in folder.rglob("*")}
-    assert main.main(command("mlp", tmp_path, "--epochs", "1")) == 0
+    assert main.main(command("mlp", tmp_path, "--epochs", "1", "--snapshots", "0")) == 0
     assert before == {f: f.stat().st_mtime_ns for f in folder.rglob("*")}
     runs.release(lock)
 

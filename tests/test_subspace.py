@@ -160,6 +160,28 @@ def test_loss_and_gradients_equal_a_hand_written_line():
             assert (gradient - own[name.replace(".", "/")].grad).abs().max() < 1e-6
 
 
+def normalised():
+    """Its LayerNorm has weights of three axes, which autocast leaves as they are."""
+    return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.LayerNorm([3, 4, 4]), nn.Flatten(), nn.Linear(48, 4))
+
+
+@pytest.mark.parametrize("make, cast", [(small, True), (normalised, False)])
+def test_under_autocast_a_line_is_the_network_with_the_mixed_weights_to_the_bit(make, cast):
+    line, _ = space(make)
+    assert line.plain == cast
+    plain, coeffs = make().to(memory_format=torch.channels_last), torch.tensor([0.25, 0.75])
+    plain.load_state_dict(line.state_at(coeffs))
+    x, y = torch.randn(6, 2, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
+    for network, given in ((plain, ()), (line, (coeffs,))):
+        network.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(network(x, *given).float(), y)
+        loss.backward()
+    for k, c in enumerate(coeffs):
+        found = line.views(line.stack.grad[k])
+        assert all(torch.equal(found[name], c * p.grad) for name, p in plain.named_parameters())
+
+
 def test_layerwise_points_are_those_of_each_module():
     line, (a, b) = space(small, granularity="module")
     assert line.groups == 3  # the convolution, the BatchNorm and the linear layer

@@ -186,12 +186,14 @@ class Subspace(nn.Module):
         self.strides = [strides(shape) for shape in self.shapes]
         self.matrices = sum(own[k].dim() > 1 for k in names)
         self.aliases = aliases(shell)
+        # Autocast would cast every matrix and nothing else reads one: they may be cast together.
         self.plain = not self.aliases and all(takes_low_precision(shell, k) for k in names[:self.matrices])
         owners = [k.rpartition(".")[0] for k in names]
         label = {"network": lambda i: "", "module": lambda i: owners[i], "tensor": lambda i: names[i]}[granularity]
         places = {}
         group = [places.setdefault(label(i), len(places)) for i in range(len(names))]  # of each tensor
         self.groups = len(places)
+        # (group, how many numbers) of each run of neighbours in a row that draw together
         self.runs = [(g, sum(self.sizes[i] for i in run)) for g, run in groupby(range(len(names)), lambda i: group[i])]
         self.free = [k for k in range(rule.m) if k not in frozen]
         self.frozen = [k for k in range(rule.m) if k in frozen]
@@ -250,7 +252,7 @@ class Subspace(nn.Module):
         return self.views(self.mix(coeffs))
 
     def mix(self, coeffs):
-        """The same as one row (P,), float32 also under autocast."""
+        """The parameters at coefficients, as `point` takes them, as one row (P,); float32 also under autocast."""
         coeffs = coeffs.to(self.stack.device)
         with torch.autocast(self.stack.device.type, enabled=False):
             if coeffs.dim() == 1 or len(coeffs) == 1:
@@ -289,7 +291,7 @@ class Subspace(nn.Module):
         return self.call(x, self.mix(coeffs))
 
     def call(self, x, row):
-        """What the shell says of x with a row of weights. Under autocast matrices that will be cast are so together."""
+        """What the shell says of x with the weights of a row (P,); under autocast its matrices are cast in one step."""
         device = self.stack.device.type
         low = torch.get_autocast_dtype(device) if self.plain and torch.is_autocast_enabled(device) else None
         tensors = Unpacked.apply(row, self.shapes, self.strides, low, self.matrices)
@@ -371,7 +373,8 @@ def strides(shape):
 
 
 class Unpacked(torch.autograd.Function):
-    """A row (P,) as a tuple of tensors, its views; the first `count` of them in precision `low`, if one is given.
+    """A row (P,) as a tuple of tensors of these shapes and strides, its views; the first `count` in precision `low`, if
+    one is given, are views of a copy.
 
     Their gradients become one row at once, where autograd would take a step or two for each of them: in a small network
     on a GPU these steps cost as much as its convolutions do.
@@ -404,8 +407,8 @@ def cosines(rows, sizes):
 
 
 class SquaredCosine(torch.autograd.Function):
-    """The sum over l, j and k of shares_jk c_jk², c being the cosines (L, m, m) of rows (m, P). shares: (m, m),
-    symmetric, 0 on its diagonal.
+    """The sum over l, j and k of shares_jk c_jk² (Wortsman et al. 2021, equation 3, for all pairs), c being the cosines
+    (L, m, m) of rows (m, P). shares: (m, m), symmetric, 0 on its diagonal.
 
     The gradient is written out, since autograd would take thirty steps over matrices of m by m: at row j, in part l, it
     is 4 sum_k shares_jk c_jk v_k / (|v_j| |v_k|) - 4 (sum_k shares_jk c_jk²) v_j / |v_j|².

@@ -55,7 +55,7 @@ out=results/ensembles/claims.json
 if [ "$dry" = 1 ]; then echo "python -m ensembles.claims $made/ensembles --out $out"; exit 0; fi
 python -m ensembles.claims "$made/ensembles" --out "$out"
 newest() { # newest KIND NET: the folder of the last measurement of this network's members
-  grep -l "net=$2" "$made"/ensembles/"$1"*/config.yaml | xargs ls -t | head -n 1 | xargs dirname
+  grep -lw "net=$2" "$made"/ensembles/"$1"*/config.yaml | xargs ls -t | head -n 1 | xargs dirname
 }
 for net in $nets; do
   own=""; [ "$net" = "$nets" ] || own=$net-  # several networks have a figure each
